@@ -1,1 +1,233 @@
-fn main(){}
+//! The process: arguments, telemetry, wiring, serve, drain.
+
+use std::{net::SocketAddr, os::unix::fs::DirBuilderExt as _, path::PathBuf, process::ExitCode, sync::Arc};
+
+use anyhow::Context as _;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tollgate::{
+    config::{self, Command, ConfigError, Secret, ServeSettings},
+    http::{
+        App,
+        auth::{HookAuth, ManagementAuth},
+        router::{Readiness, Router, Surface},
+        server,
+    },
+    service::{Metrics, Policy, Service, SystemClock, demo},
+    store::{self, Database, schema::Migrated},
+    telemetry,
+};
+
+fn main() -> ExitCode {
+    match config::from_process() {
+        Ok(command) => match run(command) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&format!("{error:#}")),
+        },
+        Err(ConfigError::Arguments(error)) => error.exit(),
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "whoever started the process reads why it ends, whatever is logged")]
+fn fail(reason: &str) -> ExitCode {
+    eprintln!("tollgate: {reason}");
+    ExitCode::FAILURE
+}
+
+#[expect(clippy::print_stdout, reason = "the contract is what was asked for")]
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::OpenApi(contract) => print!("{}", contract.yaml()),
+        Command::Migrate { database_url, log } => {
+            start_logging(&log)?;
+            block_on(async move { migrate(&connect(&database_url).await?).await })?;
+        }
+        Command::Serve(settings) => {
+            start_logging(&settings.log)?;
+            block_on(serve(*settings))?;
+        }
+    }
+    Ok(())
+}
+
+fn start_logging(log: &config::LogArgs) -> anyhow::Result<()> {
+    telemetry::init(log).map_err(|error| anyhow::anyhow!("logging cannot begin: {error}"))
+}
+
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?.block_on(work)
+}
+
+async fn connect(url: &Secret) -> anyhow::Result<Database> {
+    Ok(Database::connect(url.expose()).await?)
+}
+
+async fn migrate(database: &Database) -> anyhow::Result<()> {
+    match store::schema::migrate(database).await.context("the tables cannot be brought up to date")? {
+        Migrated::Nothing => tracing::debug!("the tables are up to date"),
+        Migrated::Steps(steps) => tracing::info!(steps, "the tables were brought up to date"),
+        Migrated::NewerSchema => tracing::warn!("the tables are those of a newer version; this one can live with them"),
+    }
+    Ok(())
+}
+
+async fn serve(settings: ServeSettings) -> anyhow::Result<()> {
+    let scratch = if settings.demo { Some(Scratch::new()?) } else { None };
+    let url = scratch.as_ref().map_or_else(|| settings.database_url.clone(), Scratch::database_url);
+    let database = connect(&url).await?;
+    if settings.migrate || settings.demo {
+        migrate(&database).await?;
+    } else if !store::schema::is_current(&database).await? {
+        anyhow::bail!("the tables are not up to date: run `tollgate migrate`, or set TOLLGATE_MIGRATE=true");
+    }
+    let policy = Policy { unmanaged: settings.unmanaged, max_age: settings.max_age };
+    let service = Service::new(database, Arc::new(SystemClock), Arc::new(Metrics::new()?), policy);
+    service.check_ready().await.context("the catalogue cannot be read")?;
+
+    // Each address is taken before the first request is: a port that is in use ends the process at once.
+    let hooks = bind(settings.listen).await?;
+    let api = match settings.api_listen {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
+    let operations = bind(settings.ops_listen).await?;
+    if settings.demo {
+        let (hooks_at, api_at) = (hooks.local_addr()?, api.as_ref().unwrap_or(&hooks).local_addr()?);
+        print_demo(&service, &settings, hooks_at, api_at).await?;
+    }
+
+    let readiness = Readiness::new();
+    let router = router(&service, &settings, &readiness);
+    let (stop, stopped) = watch::channel(false);
+    let serve = |listener, router| {
+        tokio::spawn(server::serve(listener, Arc::new(router), stopped.clone(), settings.drain_timeout))
+    };
+    let mut serving = Vec::new();
+    match api {
+        None => serving.push(serve(hooks, router().with(Surface::Hooks).with(Surface::Management))),
+        Some(api) => {
+            serving.push(serve(hooks, router().with(Surface::Hooks)));
+            serving.push(serve(api, router().with(Surface::Management)));
+        }
+    }
+    // Operators can look until the last request has ended.
+    let (stop_operations, operations_stopped) = watch::channel(false);
+    let operations = server::serve(
+        operations,
+        Arc::new(router().with(Surface::Operations)),
+        operations_stopped,
+        settings.drain_timeout,
+    );
+    let operations = tokio::spawn(operations);
+    tracing::info!(listen = %settings.listen, api = ?settings.api_listen, operations = %settings.ops_listen, "serving");
+
+    stop_signal().await?;
+    tracing::info!("stopping");
+    readiness.end();
+    stop.send_replace(true);
+    for listener in serving {
+        listener.await?;
+    }
+    stop_operations.send_replace(true);
+    operations.await?;
+    service.close().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{address} cannot be listened on"))
+}
+
+/// Makes routers that serve nothing yet, with the credentials that the settings name.
+fn router(service: &Arc<Service>, settings: &ServeSettings, readiness: &Arc<Readiness>) -> impl Fn() -> Router {
+    let app = Arc::new(App { service: Arc::clone(service), require_if_match: settings.require_if_match });
+    let mut hook_auth = HookAuth::default();
+    if let Some((username, password)) = &settings.hook_basic {
+        hook_auth = hook_auth.with_basic(username.expose(), password.expose());
+    }
+    if settings.hook_open {
+        hook_auth = hook_auth.with_none();
+    }
+    let mut management_auth = ManagementAuth::default();
+    if let Some(token) = &settings.admin_token {
+        management_auth = management_auth.with_bootstrap(token.expose());
+    }
+    let readiness = Arc::clone(readiness);
+    move || Router::new(Arc::clone(&app), hook_auth.clone(), management_auth.clone(), Arc::clone(&readiness))
+}
+
+/// Waits for SIGTERM or SIGINT.
+async fn stop_signal() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// A folder for the demo's database, which goes when the demo ends.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> anyhow::Result<Self> {
+        let folder = std::env::temp_dir().join(format!("tollgate-demo-{}", std::process::id()));
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&folder)
+            .with_context(|| format!("{} cannot be created", folder.display()))?;
+        Ok(Self(folder))
+    }
+
+    fn database_url(&self) -> Secret {
+        format!("sqlite://{}?mode=rwc", self.0.join("tollgate.db").display()).as_str().into()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What is left in the folder for temporary files does no harm.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Fills the demo's database, and tells what to try.
+#[expect(clippy::print_stdout, reason = "the demo is for a person at a terminal")]
+async fn print_demo(
+    service: &Arc<Service>,
+    settings: &ServeSettings,
+    hooks: SocketAddr,
+    api: SocketAddr,
+) -> anyhow::Result<()> {
+    let cancelable = service.seed_demo().await.context("the demo's data cannot be written")?.id;
+    let user = demo::USER;
+    let basic = settings
+        .hook_basic
+        .as_ref()
+        .map_or_else(String::new, |(username, password)| format!(" -u {}:{}", username.expose(), password.expose()));
+    let token = settings.admin_token.as_ref().map_or("", Secret::expose);
+    println!(
+        "Tollgate's demo: a temporary database with a small catalogue and subscriptions of every status.
+
+The hook, as Access calls it ('email' has expired, 'profile' is not managed):
+  curl -s{basic} -H 'Content-Type: application/json' http://{hooks}/v1/customize-access-token \\
+    -d '{{\"user\":{{\"id\":\"{user}\"}},\"client\":{{\"id\":\"client\"}},\"scopes\":[\"profile\",\"email\"]}}'
+
+What that user holds, until when, and why not:
+  curl -s -H 'Authorization: Bearer {token}' 'http://{api}/v1/entitlements?subjectType=user&subjectId={user}'
+
+Cancel the user's 'reports' subscription, then ask again:
+  curl -s -X POST -H 'Authorization: Bearer {token}' http://{api}/v1/subscriptions/{cancelable}/cancel
+
+The API to browse: http://{api}/docs     Metrics: http://{ops}/metrics     Stop: Ctrl-C
+",
+        ops = settings.ops_listen,
+    );
+    Ok(())
+}

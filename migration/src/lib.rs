@@ -1,1 +1,51 @@
-//! x
+//! The steps that make, and unmake, Tollgate's tables on SQLite and Postgres.
+//!
+//! Each step is written for both databases in one text, so that they cannot drift apart; [`dialect`] holds the few
+//! words in which they differ. A step is never edited once released: a later change is a later step, and one that an
+//! older binary can live with (expand first, contract a release later).
+
+use sea_orm_migration::{
+    prelude::{DbErr, SchemaManager},
+    sea_orm::{ConnectionTrait, EntityTrait as _},
+    seaql_migrations,
+};
+
+pub use sea_orm_migration::prelude::{MigrationTrait, MigratorTrait};
+
+mod dialect;
+mod m20261122_000001_create_catalogue;
+mod m20261122_000002_create_subscription;
+mod m20261122_000003_create_change;
+
+/// All steps, in order.
+#[derive(Debug)]
+pub struct Migrator;
+
+#[sea_orm_migration::async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![
+            Box::new(m20261122_000001_create_catalogue::Migration),
+            Box::new(m20261122_000002_create_subscription::Migration),
+            Box::new(m20261122_000003_create_change::Migration),
+        ]
+    }
+}
+
+/// The names of the steps that were taken, in whatever version; none when there are no tables at all.
+///
+/// It only reads, so a role that owns no table may ask.
+///
+/// # Errors
+///
+/// [`DbErr`] when the database cannot be asked.
+pub async fn applied<C: ConnectionTrait>(connection: &C) -> Result<Vec<String>, DbErr>
+where
+    for<'c> &'c C: sea_orm_migration::IntoSchemaManagerConnection<'c>,
+{
+    if !SchemaManager::new(connection).has_table("seaql_migrations").await? {
+        return Ok(Vec::new());
+    }
+    let rows = seaql_migrations::Entity::find().all(connection).await?;
+    Ok(rows.into_iter().map(|row| row.version).collect())
+}

@@ -177,3 +177,110 @@ impl FromIterator<(Scope, Rule)> for Catalogue {
         Self(rules.into_iter().collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(microseconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp_micros(microseconds).expect("an instant")
+    }
+
+    fn description(text: &str) -> Description {
+        Description::parse(text.to_owned()).expect("a description")
+    }
+
+    #[test]
+    fn a_description_has_at_most_1024_characters_not_bytes() {
+        let check = |text: String, ok| assert_eq!(Description::parse(text.clone()).is_ok(), ok, "{text:?}");
+        check(String::new(), true);
+        check("x".repeat(1024), true);
+        check("x".repeat(1025), false);
+        check("🎫".repeat(1024), true);
+        check("🎫".repeat(1025), false);
+    }
+
+    #[test]
+    fn only_the_null_character_is_refused_in_a_description() {
+        for text in ["\0", "a\0", "\0a"] {
+            assert_eq!(Description::parse(text.to_owned()), Err(InvalidDescription), "{text:?}");
+        }
+        for text in [" ", "a\nb", "<b>\"'\\", "\u{1b}[31m", "e\u{301}"] {
+            assert_eq!(description(text).as_str(), text);
+            assert_eq!(description(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_word_names_each_rule_and_either_is_the_default() {
+        let check = |word, rule: Option<Requires>| assert_eq!(Requires::parse(word), rule, "{word:?}");
+        check("user", Some(Requires::User));
+        check("client", Some(Requires::Client));
+        check("any", Some(Requires::Any));
+        check("all", Some(Requires::All));
+        check("All", None);
+        check("", None);
+        assert_eq!(Requires::ALL.map(Requires::as_str), ["user", "client", "any", "all"]);
+        assert_eq!(Requires::default(), Requires::Any);
+    }
+
+    #[test]
+    fn a_patch_sets_what_it_names_and_counts_only_a_change() {
+        let scope = |(text, requires, enforced): (Option<&str>, Requires, bool), version| CatalogueScope {
+            name: Scope::parse("x").expect("a scope"),
+            description: text.map(description),
+            requires,
+            enforced,
+            version,
+            created_at: at(1),
+            updated_at: at(version),
+        };
+        let mut states = Vec::new();
+        for text in [None, Some("one"), Some("other")] {
+            for rule in Requires::ALL {
+                states.extend([(text, rule, false), (text, rule, true)]);
+            }
+        }
+        // From every state to every state, with every choice of the members that the patch names.
+        for (before, target) in states.iter().flat_map(|before| states.iter().map(move |target| (*before, *target))) {
+            for named in 0..8 {
+                let [text, rule, switch] = [1, 2, 4].map(|bit| named & bit != 0);
+                let patch = CatalogueScopePatch {
+                    description: text.then(|| target.0.map(description)),
+                    requires: rule.then_some(target.1),
+                    enforced: switch.then_some(target.2),
+                };
+                let after = (
+                    if text { target.0 } else { before.0 },
+                    if rule { target.1 } else { before.1 },
+                    if switch { target.2 } else { before.2 },
+                );
+                let version = if after == before { 7 } else { 8 };
+                assert_eq!(scope(before, 7).patch(patch.clone(), at(8)), scope(after, version), "{before:?} {patch:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_scope_is_managed_when_its_exact_name_is_registered() {
+        let rule = |requires, enforced| Rule { requires, enforced };
+        let rules = [
+            ("b", rule(Requires::User, true)),
+            ("B", rule(Requires::All, false)),
+            ("a", rule(Requires::Client, true)),
+            ("ab", rule(Requires::Any, false)),
+        ];
+        let catalogue: Catalogue =
+            rules.into_iter().map(|(name, rule)| (Scope::parse(name).expect(name), rule)).collect();
+        for (name, rule) in rules {
+            assert_eq!(catalogue.rule(name), Some(rule), "{name}");
+        }
+        for name in ["", " ", "A", "a ", "abc", "\"", "🎫"] {
+            assert_eq!(catalogue.rule(name), None, "{name:?}");
+        }
+        let names = catalogue.scopes();
+        assert_eq!(names.iter().map(Scope::as_str).collect::<Vec<_>>(), ["B", "a", "ab", "b"]);
+        assert_eq!((catalogue.len(), catalogue.is_empty()), (4, false));
+        assert_eq!((Catalogue::default().len(), Catalogue::default().is_empty()), (0, true));
+    }
+}

@@ -2,7 +2,11 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{catalogue::Catalogue, facts::{Facts, Standing}, scope::Scope};
+use super::{
+    catalogue::Catalogue,
+    facts::{Facts, Standing},
+    scope::Scope,
+};
 
 /// How a subject stands to one catalogue scope at an instant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,4 +28,98 @@ pub fn entitlements(catalogue: &Catalogue, facts: &Facts, now: DateTime<Utc>) ->
         scope,
     };
     catalogue.scopes().into_iter().map(entitlement).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{
+        catalogue::{Requires, Rule},
+        life::Life,
+        window::Window,
+    };
+
+    fn at(microseconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp_micros(microseconds).expect("an instant")
+    }
+
+    fn life(from: i64, until: Option<i64>, canceled_at: Option<i64>) -> Life {
+        Life { window: Window::new(at(from), until.map(at)).expect("a window"), canceled_at: canceled_at.map(at) }
+    }
+
+    fn scope(text: &str) -> Scope {
+        Scope::parse(text).expect(text)
+    }
+
+    fn catalogue(rules: &[(&str, Requires, bool)]) -> Catalogue {
+        rules.iter().map(|&(name, requires, enforced)| (scope(name), Rule { requires, enforced })).collect()
+    }
+
+    #[test]
+    fn each_catalogue_scope_has_one_entitlement_in_ascending_order_whatever_its_rule() {
+        let catalogue = catalogue(&[
+            ("b", Requires::Client, true),
+            ("a:b", Requires::All, false),
+            ("B", Requires::User, true),
+            ("c", Requires::Any, false),
+            ("a", Requires::All, true),
+        ]);
+        let lives = [
+            ("a", life(10, Some(12), None)),
+            ("a", life(0, Some(11), None)),
+            ("a:b", life(11, None, None)),
+            ("b", life(0, None, Some(10))),
+            ("c", life(0, Some(10), None)),
+            ("unmanaged", life(0, None, None)),
+        ];
+        let facts = Facts::new(lives.map(|(name, life)| (scope(name), life)).to_vec());
+        let item =
+            |name, standing, until: Option<i64>| Entitlement { scope: scope(name), standing, until: until.map(at) };
+        let expected = [
+            item("B", Standing::NoSubscription, None),
+            item("a", Standing::Active, Some(12)),
+            item("a:b", Standing::Scheduled, None),
+            item("b", Standing::Canceled, None),
+            item("c", Standing::Expired, None),
+        ];
+        assert_eq!(entitlements(&catalogue, &facts, at(10)), expected);
+        assert_eq!(entitlements(&Catalogue::default(), &facts, at(10)), []);
+    }
+
+    #[test]
+    fn adjoining_and_overlapping_windows_are_one_run_which_a_gap_or_a_cancellation_ends() {
+        let catalogue = catalogue(&[("x", Requires::Any, true)]);
+        let check = |lives: &[Life], now, held, until: Option<i64>| {
+            let facts = Facts::new(lives.iter().map(|life| (scope("x"), *life)).collect());
+            let found = entitlements(&catalogue, &facts, at(now));
+            let found: Vec<_> = found.iter().map(|item| (item.standing == Standing::Active, item.until)).collect();
+            assert_eq!(found, [(held, until.map(at))], "{lives:?} at {now}");
+        };
+        let adjoining = [life(20, Some(30), None), life(10, Some(20), None)];
+        check(&adjoining, 9, false, None);
+        check(&adjoining, 10, true, Some(30));
+        check(&adjoining, 19, true, Some(30));
+        check(&adjoining, 20, true, Some(30));
+        check(&adjoining, 29, true, Some(30));
+        check(&adjoining, 30, false, None);
+        let gap = [life(10, Some(20), None), life(21, Some(30), None)];
+        check(&gap, 19, true, Some(20));
+        check(&gap, 20, false, None);
+        check(&gap, 21, true, Some(30));
+        let overlapping = [life(10, Some(20), None), life(15, Some(25), None), life(12, Some(18), None)];
+        check(&overlapping, 10, true, Some(25));
+        check(&overlapping, 24, true, Some(25));
+        check(&overlapping, 25, false, None);
+        let open_ended = [life(10, Some(20), None), life(20, None, None)];
+        check(&open_ended, 9, false, None);
+        check(&open_ended, 10, true, None);
+        check(&open_ended, 1_000_000, true, None);
+        // Canceled early, on the boundary, before it begins, after its end.
+        check(&[life(10, Some(20), Some(15)), life(20, Some(30), None)], 14, true, Some(15));
+        check(&[life(10, Some(20), Some(15)), life(20, Some(30), None)], 15, false, None);
+        check(&[life(10, Some(20), Some(15)), life(15, Some(30), None)], 14, true, Some(30));
+        check(&[life(10, Some(20), None), life(20, None, Some(20))], 19, true, Some(20));
+        check(&[life(10, Some(20), None), life(20, None, Some(5))], 19, true, Some(20));
+        check(&[life(10, Some(20), Some(25))], 19, true, Some(20));
+    }
 }

@@ -56,6 +56,13 @@ impl Facts {
         Self { lives }
     }
 
+    /// Roughly how many bytes of memory the facts take beyond their own size.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        let of_scope = |(scope, lives): &(Scope, Box<[Life]>)| scope.as_str().len() + size_of_val(&**lives);
+        size_of_val(&*self.lives) + self.lives.iter().map(of_scope).sum::<usize>()
+    }
+
     /// Whether the subject has no subscription at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -81,6 +88,114 @@ impl Facts {
         match self.lives.binary_search_by(|(name, _)| name.as_str().cmp(scope)) {
             Ok(index) => &self.lives[index].1,
             Err(_) => &[],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(microseconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp_micros(microseconds).expect("an instant")
+    }
+
+    fn life(from: i64, until: Option<i64>, canceled_at: Option<i64>) -> Life {
+        Life { window: Window::new(at(from), until.map(at)).expect("a window"), canceled_at: canceled_at.map(at) }
+    }
+
+    fn facts<'a>(pairs: impl IntoIterator<Item = (&'a str, Life)>) -> Facts {
+        Facts::new(pairs.into_iter().map(|(scope, life)| (Scope::parse(scope).expect(scope), life)).collect())
+    }
+
+    #[test]
+    fn of_two_subscriptions_the_better_counts_whichever_comes_first() {
+        // At 10 these are, in this order: active, scheduled, canceled, expired.
+        let lives = [life(10, Some(11), None), life(11, None, None), life(0, None, Some(10)), life(0, Some(10), None)];
+        let (a, s, c, e) = (Standing::Active, Standing::Scheduled, Standing::Canceled, Standing::Expired);
+        let expected = [
+            [a, a, a, a], // active and another
+            [a, s, s, s], // scheduled and another
+            [a, s, c, c], // canceled and another
+            [a, s, c, e], // expired and another
+        ];
+        for (row, one) in lives.into_iter().enumerate() {
+            assert_eq!(facts([("x", one)]).standing("x", at(10)), expected[row][row]);
+            for (column, other) in lives.into_iter().enumerate() {
+                let standing = facts([("x", one), ("x", other)]).standing("x", at(10));
+                assert_eq!(standing, expected[row][column], "{one:?} and {other:?}");
+            }
+        }
+        assert_eq!(facts([]).standing("x", at(10)), Standing::NoSubscription);
+    }
+
+    #[test]
+    fn one_that_ends_never_takes_away_what_another_still_gives() {
+        let expiring = facts([("x", life(0, Some(10), None)), ("x", life(5, Some(20), None))]);
+        let canceled = facts([("x", life(0, None, Some(10))), ("x", life(5, Some(20), None))]);
+        let replaced = facts([("x", life(0, None, Some(10))), ("x", life(12, Some(20), None))]);
+        let check =
+            |facts: &Facts, now, expected| assert_eq!(facts.standing("x", at(now)), expected, "{facts:?} {now}");
+        for now in [0, 4, 5, 9, 10, 11, 19] {
+            check(&expiring, now, Standing::Active);
+            check(&canceled, now, Standing::Active);
+        }
+        check(&expiring, 20, Standing::Expired);
+        check(&canceled, 20, Standing::Canceled);
+        check(&replaced, 9, Standing::Active);
+        check(&replaced, 10, Standing::Scheduled);
+        check(&replaced, 11, Standing::Scheduled);
+        check(&replaced, 12, Standing::Active);
+    }
+
+    #[test]
+    fn each_scope_has_its_own_lives_in_whatever_order_the_pairs_come() {
+        // One standing per scope at 10; "b" gets it from the second of its two lives.
+        let pairs = [
+            ("b", life(0, Some(5), None)),
+            ("ab", life(11, None, None)),
+            ("a", life(0, None, Some(3))),
+            ("B", life(0, Some(10), None)),
+            ("b", life(10, None, None)),
+        ];
+        for turn in 0..pairs.len() {
+            let mut turned = pairs;
+            turned.rotate_left(turn);
+            for facts in [facts(turned), facts(turned.into_iter().rev())] {
+                let check =
+                    |scope, expected| assert_eq!(facts.standing(scope, at(10)), expected, "{scope:?} {facts:?}");
+                check("a", Standing::Canceled);
+                check("ab", Standing::Scheduled);
+                check("b", Standing::Active);
+                check("B", Standing::Expired);
+                for absent in ["", " ", "A", "aa", "abc", "bb", "a b", "b\0", "é", "🎫"] {
+                    check(absent, Standing::NoSubscription);
+                }
+            }
+        }
+        assert!(facts([]).is_empty());
+        assert!(!facts(pairs.into_iter().take(1)).is_empty());
+    }
+
+    #[test]
+    fn a_scope_is_held_until_the_first_instant_at_which_no_life_is_active() {
+        // Every pair of lives that begin, end and are canceled below 5, at every instant.
+        let mut all = Vec::new();
+        for from in 0..4 {
+            for until in (from + 1..5).map(Some).chain([None]) {
+                all.extend([None, Some(0), Some(2), Some(4)].map(|canceled_at| life(from, until, canceled_at)));
+            }
+        }
+        for one in &all {
+            for other in &all {
+                let facts = facts([("y", life(0, None, None)), ("x", *one), ("x", *other)]);
+                let held = |now| [one, other].into_iter().any(|life| life.status(at(now)) == Status::Active);
+                for now in 0..6 {
+                    // Beyond 5 nothing changes.
+                    let expected = if held(now) { (now..6).find(|&later| !held(later)).map(at) } else { None };
+                    assert_eq!(facts.held_until("x", at(now)), expected, "{one:?} and {other:?} at {now}");
+                }
+            }
         }
     }
 }

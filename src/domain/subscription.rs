@@ -138,3 +138,152 @@ impl Subscription {
         Self { version: self.version + 1, updated_at: now, ..self }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::subject::{SubjectId, SubjectType};
+
+    fn at(microseconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp_micros(microseconds).expect("an instant")
+    }
+
+    fn life(from: i64, until: Option<i64>, canceled_at: Option<i64>) -> Life {
+        Life { window: Window::new(at(from), until.map(at)).expect("a window"), canceled_at: canceled_at.map(at) }
+    }
+
+    fn scopes(names: &[&str]) -> Result<ScopeSet, InvalidScopeSet> {
+        ScopeSet::new(names.iter().map(|name| Scope::parse(name).expect(name)).collect())
+    }
+
+    /// A subscription of "a" and "b" in its third version.
+    fn subscription(life: Life) -> Subscription {
+        Subscription {
+            id: Uuid::from_u128(7),
+            subject: Subject { kind: SubjectType::Client, id: SubjectId::parse("shop").expect("an id") },
+            scopes: scopes(&["a", "b"]).expect("a set"),
+            life,
+            version: 3,
+            created_at: at(1),
+            updated_at: at(2),
+        }
+    }
+
+    /// A patch of its window; 0 stands for open-ended.
+    fn window_patch(from: Option<i64>, until: Option<i64>) -> SubscriptionPatch {
+        let valid_until = until.map(|until| (until > 0).then(|| at(until)));
+        SubscriptionPatch { scopes: None, valid_from: from.map(at), valid_until }
+    }
+
+    #[test]
+    fn a_set_has_1_to_100_scopes() {
+        let names: Vec<String> = (0..=100).map(|number| format!("scope{number}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        assert_eq!(scopes(&[]), Err(InvalidScopeSet::Size));
+        for size in [1, 2, 99, 100] {
+            assert_eq!(scopes(&names[..size]).expect("a set").as_slice().len(), size);
+        }
+        assert_eq!(scopes(&names), Err(InvalidScopeSet::Size));
+    }
+
+    #[test]
+    fn a_set_is_ascending_and_refuses_a_scope_that_stands_twice_wherever_it_stands() {
+        for names in [["a", "b", "B"], ["b", "B", "a"], ["B", "b", "a"], ["b", "a", "B"]] {
+            let set = scopes(&names).expect("a set");
+            assert_eq!(set.as_slice().iter().map(Scope::as_str).collect::<Vec<_>>(), ["B", "a", "b"]);
+        }
+        for names in [["a", "a", "b"], ["a", "b", "a"], ["b", "a", "a"], ["a", "a", "a"]] {
+            assert_eq!(scopes(&names), Err(InvalidScopeSet::Repeated), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn a_patch_that_sets_what_is_there_keeps_the_version() {
+        let before = subscription(life(10, Some(20), None));
+        let same = SubscriptionPatch { scopes: scopes(&["b", "a"]).ok(), ..window_patch(Some(10), Some(20)) };
+        for patch in [SubscriptionPatch::default(), window_patch(Some(10), None), window_patch(None, Some(20)), same] {
+            // While it is scheduled, active and expired alike.
+            for now in [9, 10, 20] {
+                assert_eq!(before.clone().patch(patch.clone(), at(now)).as_ref(), Ok(&before), "{patch:?} at {now}");
+            }
+        }
+        let open_ended = subscription(life(10, None, None));
+        assert_eq!(open_ended.clone().patch(window_patch(None, Some(0)), at(15)), Ok(open_ended));
+    }
+
+    #[test]
+    fn a_patch_changes_what_it_names_and_is_counted() {
+        let check = |patch: SubscriptionPatch, now, names: &[&str], patched| {
+            let expected = Subscription {
+                scopes: scopes(names).expect("a set"),
+                version: 4,
+                updated_at: at(now),
+                ..subscription(patched)
+            };
+            let before = subscription(life(10, Some(20), None));
+            assert_eq!(before.patch(patch.clone(), at(now)), Ok(expected), "{patch:?} at {now}");
+        };
+        let other_scopes = SubscriptionPatch { scopes: scopes(&["c"]).ok(), ..SubscriptionPatch::default() };
+        check(other_scopes.clone(), 15, &["c"], life(10, Some(20), None));
+        check(window_patch(Some(11), None), 9, &["a", "b"], life(11, Some(20), None));
+        check(window_patch(None, Some(19)), 15, &["a", "b"], life(10, Some(19), None));
+        check(window_patch(None, Some(0)), 15, &["a", "b"], life(10, None, None));
+        check(
+            SubscriptionPatch { scopes: other_scopes.scopes, ..window_patch(Some(20), Some(21)) },
+            15,
+            &["c"],
+            life(20, Some(21), None),
+        );
+        // An expired one may be extended, on the instant of its end too, and need not become active by it.
+        check(window_patch(None, Some(30)), 20, &["a", "b"], life(10, Some(30), None));
+        check(window_patch(None, Some(0)), 25, &["a", "b"], life(10, None, None));
+        check(window_patch(None, Some(21)), 25, &["a", "b"], life(10, Some(21), None));
+    }
+
+    #[test]
+    fn a_patch_that_leaves_the_window_empty_or_reversed_is_refused() {
+        let check = |patch: SubscriptionPatch, ok| {
+            let patched = subscription(life(10, Some(20), None)).patch(patch.clone(), at(15));
+            assert_eq!(patched.map(|_| ()), if ok { Ok(()) } else { Err(InvalidWindow.into()) }, "{patch:?}");
+        };
+        check(window_patch(Some(19), None), true);
+        check(window_patch(Some(20), None), false);
+        check(window_patch(Some(21), None), false);
+        check(window_patch(None, Some(11)), true);
+        check(window_patch(None, Some(10)), false);
+        check(window_patch(None, Some(9)), false);
+        check(window_patch(Some(30), Some(31)), true);
+        check(window_patch(Some(30), Some(30)), false);
+        check(window_patch(Some(30), Some(0)), true);
+    }
+
+    #[test]
+    fn a_canceled_one_refuses_every_patch_from_the_instant_of_its_cancellation() {
+        let before = subscription(life(10, Some(20), Some(15)));
+        let other_scopes = SubscriptionPatch { scopes: scopes(&["c"]).ok(), ..SubscriptionPatch::default() };
+        let reversed = window_patch(Some(30), Some(29));
+        for patch in [SubscriptionPatch::default(), other_scopes, window_patch(None, Some(30)), reversed] {
+            for now in [15, 16, 20, 30] {
+                let refused = Err(PatchError::Transition(TransitionError::Canceled));
+                assert_eq!(before.clone().patch(patch.clone(), at(now)), refused, "{patch:?} at {now}");
+            }
+        }
+        // Before that instant it can be changed, and stays canceled as of then.
+        let patched = before.patch(window_patch(None, Some(30)), at(14)).expect("a change");
+        assert_eq!(patched.life, life(10, Some(30), Some(15)));
+    }
+
+    #[test]
+    fn canceling_is_counted_and_leaves_the_rest_as_it_was() {
+        let canceled =
+            |now| Subscription { version: 4, updated_at: at(now), ..subscription(life(10, Some(20), Some(now))) };
+        let check = |before: Life, now, expected| assert_eq!(subscription(before).cancel(at(now)), expected, "{now}");
+        check(life(10, Some(20), None), 9, Ok(canceled(9)));
+        check(life(10, Some(20), None), 10, Ok(canceled(10)));
+        check(life(10, Some(20), None), 19, Ok(canceled(19)));
+        check(life(10, Some(20), None), 20, Err(TransitionError::Expired));
+        check(life(10, Some(20), Some(15)), 15, Err(TransitionError::AlreadyCanceled));
+        assert_eq!(canceled(12).status(at(11)), Status::Active);
+        assert_eq!(canceled(12).status(at(12)), Status::Canceled);
+    }
+}

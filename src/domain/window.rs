@@ -147,6 +147,7 @@ mod tests {
                 all.push(Some((from, (until < 5).then_some(until))));
             }
         }
+        let all = &all;
         for (a, b, c) in all.iter().flat_map(|a| all.iter().flat_map(move |b| all.iter().map(move |c| (a, b, c)))) {
             let windows: Vec<_> = [a, b, c].into_iter().flatten().copied().map(window).collect();
             let holds = |now| windows.iter().any(|window| window.position(at(now)) == Position::Within);

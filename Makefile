@@ -1,0 +1,39 @@
+# The repository's tasks by name; `make` alone lists them.
+
+# The profile to run with: dev is compiled in a fraction of the time that release takes, and answers fast enough to try
+# things out.
+PROFILE = dev
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run test check openapi fmt deny clean
+
+help: ## List these tasks
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
+		printf '  make %-8s %s\n' "$$name" "$$text"; \
+	done
+
+run: ## Build and serve with demonstration data (PROFILE=release for an optimised build)
+	cargo run --locked --profile $(PROFILE) -- serve --demo
+
+test: ## Run all tests, with a Postgres server of their own unless TEST_DATABASE_URL names one
+	tests/with-postgres cargo test --workspace --locked
+
+check: ## Check format, lints and the documentation's links
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
+
+openapi: ## Write the API's description anew, after a change to the API
+	UPDATE_OPENAPI=1 cargo test --locked --test suite contract
+
+fmt: ## Format the code
+	cargo fmt --all
+
+deny: ## Check dependencies: advisories, licences, sources, duplicates
+	@cargo deny --version >/dev/null 2>&1 || \
+		{ echo 'cargo-deny is missing: cargo install --locked cargo-deny' >&2; exit 1; }
+	cargo deny --locked check
+
+clean: ## Remove everything that was built
+	cargo clean

@@ -1,0 +1,46 @@
+//! The table of subscriptions.
+
+use sea_orm::entity::prelude::*;
+
+/// A subscription, but for its scopes.
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "subscription")]
+pub struct Model {
+    /// A UUID of version 7.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: Uuid,
+    /// `user` or `client`.
+    pub subject_type: String,
+    /// The id of the user or client.
+    pub subject_id: String,
+    /// The first instant of its window.
+    pub valid_from: DateTimeUtc,
+    /// The first instant after its window; null when open-ended.
+    pub valid_until: Option<DateTimeUtc>,
+    /// The first instant at which it is canceled.
+    pub canceled_at: Option<DateTimeUtc>,
+    /// When it was deleted; a deleted one counts in no decision and shows in no answer.
+    pub deleted_at: Option<DateTimeUtc>,
+    /// Counts changes, from 1.
+    pub version: i64,
+    /// When it was recorded.
+    pub created_at: DateTimeUtc,
+    /// When it was last changed.
+    pub updated_at: DateTimeUtc,
+}
+
+/// The tables that refer to this one, or are referred to.
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {
+    /// The scopes that it names.
+    #[sea_orm(has_many = "super::subscription_scope::Entity")]
+    Scope,
+}
+
+impl Related<super::subscription_scope::Entity> for Entity {
+    fn to() -> RelationDef {
+        Relation::Scope.def()
+    }
+}
+
+impl ActiveModelBehavior for ActiveModel {}

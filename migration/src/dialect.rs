@@ -1,0 +1,50 @@
+//! The words in which the two databases differ.
+
+use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
+
+/// Runs statements written with placeholders for what differs between the databases.
+///
+/// | placeholder | SQLite | Postgres |
+/// | --- | --- | --- |
+/// | `{timestamp}` | text that sorts as time does, written by Tollgate only | `timestamptz`, whole microseconds |
+/// | `{uuid}` | 16 bytes | `uuid` |
+/// | `{text}` | compared byte by byte, as ever | compared byte by byte, whatever the database's locale |
+/// | `{boolean}`, `{bigint}` | integer | of that name |
+/// | `{bytes:column}` | the column's length in bytes | the same |
+/// | `{scope_token:column}` | whether the column is a scope token of RFC 6749 | the same |
+/// | `{identity}` | ascending integer, never used twice | the same |
+/// | `{xid}` | nothing: a single process writes | the id of the writing transaction |
+/// | `{strict}` | refuses a value of another type | nothing: it always does |
+pub async fn execute(manager: &SchemaManager<'_>, statements: &str) -> Result<(), DbErr> {
+    let words: &[(&str, &str)] = match manager.get_database_backend() {
+        DbBackend::Postgres => &[
+            ("{timestamp}", "timestamptz"),
+            ("{uuid}", "uuid"),
+            ("{text}", r#"text COLLATE "C""#),
+            ("{boolean}", "boolean"),
+            ("{bigint}", "bigint"),
+            ("{bytes:subject_id}", "octet_length(subject_id)"),
+            ("{scope_token:name}", r"name ~ '^[\x21\x23-\x5b\x5d-\x7e]{1,255}$'"),
+            ("{identity}", "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY"),
+            ("{xid}", "xid xid8 NOT NULL DEFAULT pg_current_xact_id(),"),
+            ("{strict}", ""),
+        ],
+        DbBackend::Sqlite => &[
+            ("{timestamp}", "text"),
+            ("{uuid}", "blob"),
+            ("{text}", "text"),
+            ("{boolean}", "integer"),
+            ("{bigint}", "integer"),
+            ("{bytes:subject_id}", "length(CAST(subject_id AS blob))"),
+            // The class lists `]` first and `[` and `^` as ends of ranges, the only places where they are plain.
+            ("{scope_token:name}", "length(name) BETWEEN 1 AND 255 AND name NOT GLOB '*[^]!#-[^-~]*'"),
+            ("{identity}", "integer PRIMARY KEY AUTOINCREMENT"),
+            ("{xid}", ""),
+            ("{strict}", "STRICT"),
+        ],
+        other => return Err(DbErr::Custom(format!("{other:?} is not supported"))),
+    };
+    let sql = words.iter().fold(statements.to_owned(), |sql, (placeholder, word)| sql.replace(placeholder, word));
+    manager.get_connection().execute_unprepared(&sql).await?;
+    Ok(())
+}

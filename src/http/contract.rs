@@ -1,0 +1,126 @@
+//! The contracts: OpenAPI documents, generated from the code without a database.
+
+use poem_openapi::OpenApiService;
+use serde_yaml::Value;
+
+use super::{catalogue::CatalogueApi, entitlement::EntitlementApi, hook::HookApi, subscription::SubscriptionApi};
+
+/// The version of OpenAPI in which the documents are written; the library says 3.0.0, which allows no less.
+const OPENAPI_VERSION: &str = "3.0.3";
+
+/// Schemas of requests that refuse unknown members (`deny_unknown_fields`), which the library does not write down.
+const CLOSED: [&str; 6] = ["NewScope", "ScopePatch", "NewSubscription", "SubscriptionPatch", "Cancellation", "Subject"];
+
+/// Members that may be null, by schema, and whether they must be there all the same: the library writes down neither.
+const NULLABLE: [(&str, &str, bool); 5] = [
+    ("HookRequest", "user", false),
+    ("NewSubscription", "validUntil", true),
+    ("Subscription", "validUntil", true),
+    ("SubscriptionPatch", "validUntil", false),
+    ("ScopePatch", "description", false),
+];
+
+/// A contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contract {
+    /// What Access calls.
+    Hooks,
+    /// What billing and support call.
+    Management,
+}
+
+/// The operations of the management API.
+pub type ManagementApi = (CatalogueApi, SubscriptionApi, EntitlementApi);
+
+/// The hooks, as the library serves and describes them.
+#[must_use]
+pub fn hooks() -> OpenApiService<HookApi, ()> {
+    let description = "The web hooks that OneWelcome Access calls just before it creates a grant or a token. \
+        Members that are not listed here are ignored.";
+    OpenApiService::new(HookApi, "Tollgate hooks", env!("CARGO_PKG_VERSION")).description(description)
+}
+
+/// The management API, as the library serves and describes it.
+#[must_use]
+pub fn management() -> OpenApiService<ManagementApi, ()> {
+    let description = "The API by which billing and support manage the catalogue and the subscriptions. \
+        Unknown members and parameters are refused. Times are RFC 3339, in any offset, and answered in UTC.";
+    let apis = (CatalogueApi, SubscriptionApi, EntitlementApi);
+    OpenApiService::new(apis, "Tollgate management", env!("CARGO_PKG_VERSION")).description(description)
+}
+
+impl Contract {
+    /// Both contracts.
+    pub const ALL: [Self; 2] = [Self::Hooks, Self::Management];
+
+    /// The name of the contract, and of its file.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hooks => "hooks",
+            Self::Management => "management",
+        }
+    }
+
+    /// The contract in YAML.
+    #[must_use]
+    pub fn yaml(self) -> String {
+        let yaml = serde_yaml::to_string(&self.document()).unwrap_or_default();
+        format!("# Written from the code by a test (`make openapi`); not to be edited.\n{yaml}")
+    }
+
+    /// The contract in JSON.
+    #[must_use]
+    pub fn json(self) -> String {
+        serde_json::to_string(&self.document()).unwrap_or_default()
+    }
+
+    /// The contract as a page to browse, which needs nothing but itself.
+    #[must_use]
+    pub fn page(self) -> String {
+        let (page, spec) = match self {
+            Self::Hooks => (hooks().swagger_ui_html(), hooks().spec()),
+            Self::Management => (management().swagger_ui_html(), management().spec()),
+        };
+        // `<` is escaped, or a description could end the script that the document stands in.
+        page.replace(&spec, &self.json().replace('<', "\\u003c"))
+    }
+
+    /// The library's document, with what it leaves out.
+    fn document(self) -> Value {
+        let spec = match self {
+            Self::Hooks => hooks().spec(),
+            Self::Management => management().spec(),
+        };
+        // JSON is YAML, and YAML's mapping keeps the order of members, which reviewers of the file are glad of.
+        let mut document: Value = serde_yaml::from_str(&spec).unwrap_or_default();
+        document["openapi"] = OPENAPI_VERSION.into();
+        let schemas = &mut document["components"]["schemas"];
+        for name in CLOSED {
+            if let Some(schema) = schemas.get_mut(name) {
+                schema["additionalProperties"] = false.into();
+            }
+        }
+        for (name, member, required) in NULLABLE {
+            make_nullable(schemas, name, member, required);
+        }
+        document
+    }
+}
+
+fn make_nullable(schemas: &mut Value, name: &str, member: &str, required: bool) {
+    let Some(schema) = schemas.get(name) else { return };
+    let property = &schema["properties"][member];
+    // What stands beside a reference is ignored in OpenAPI 3.0, so a referred schema is copied.
+    let mut property = match property["$ref"].as_str().and_then(|path| path.rsplit('/').next()) {
+        Some(referred) => schemas[referred].clone(),
+        None => property.clone(),
+    };
+    property["nullable"] = true.into();
+    let schema = &mut schemas[name];
+    schema["properties"][member] = property;
+    let Some(list) = schema["required"].as_sequence_mut() else { return };
+    if required && !list.contains(&member.into()) {
+        list.push(member.into());
+    }
+}

@@ -1,0 +1,128 @@
+//! The web hooks that Access calls.
+
+use std::sync::Arc;
+
+use poem::web::Data;
+use poem_openapi::{Object, OpenApi, Tags};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    App,
+    auth::HookCaller,
+    body::{Body, Ok200},
+    problem::{self, Refusal},
+};
+use crate::{
+    domain::subject::{Subject, SubjectId, SubjectType},
+    service::decision::{DecisionRequest, Party},
+};
+
+type Answer<T> = Result<Ok200<T>, Refusal<problem::Hook>>;
+
+/// The operations of the hooks.
+#[derive(Debug, Clone, Copy)]
+pub struct HookApi;
+
+#[derive(Tags)]
+enum Tag {
+    /// Called by Access just before it creates a grant or a token.
+    Hooks,
+}
+
+/// What Access tells about a request for a grant or a token. What is not listed here is ignored.
+#[derive(Debug, Object, Deserialize)]
+pub struct HookRequest {
+    /// The user; absent, or null, when there is none, as with client credentials.
+    #[serde(default)]
+    user: Option<HookParty>,
+    /// The client that asks for the grant.
+    client: HookParty,
+    /// The requested scopes.
+    scopes: Vec<String>,
+}
+
+/// A user or a client.
+#[derive(Debug, Object, Deserialize)]
+pub struct HookParty {
+    /// The identifier: of a user as the identity provider gave it, of a client as Access knows it. Any string.
+    id: String,
+}
+
+/// Which scopes to remove, and which claims to add.
+#[derive(Debug, PartialEq, Eq, Object, Serialize)]
+#[oai(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase")]
+pub struct CustomizeAccessTokenResponse {
+    /// The requested scopes that are to be removed; none of them is unrequested, and none is repeated.
+    remove_scopes: Vec<String>,
+    /// Claims to add to the token.
+    additional_claims: Claims,
+}
+
+/// Claims to add to a token: an object, and never null.
+#[derive(Debug, Default, PartialEq, Eq, Object, Serialize)]
+pub struct Claims {}
+
+/// Which scopes remain.
+#[derive(Debug, PartialEq, Eq, Object, Serialize)]
+#[oai(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase")]
+pub struct CustomizeTokenResponse {
+    /// The requested scopes that remain, in requested order, none repeated.
+    reduced_scopes: Vec<String>,
+}
+
+#[OpenApi(prefix_path = "/v1", tag = "Tag::Hooks")]
+impl HookApi {
+    /// Customize an access token
+    ///
+    /// Answers which of the requested scopes to remove, because their subscription is not valid at this instant.
+    /// Removing none is an empty list; removing all of them is an answer, too, upon which Access rejects the flow.
+    #[oai(path = "/customize-access-token", method = "post", operation_id = "customize-access-token")]
+    async fn customize_access_token(
+        &self,
+        app: Data<&Arc<App>>,
+        _caller: HookCaller,
+        request: Body<HookRequest>,
+    ) -> Answer<CustomizeAccessTokenResponse> {
+        let scopes = scopes(&request.0);
+        let decision = app.service.decide(decision_request(&request.0, &scopes)).await?;
+        let remove_scopes = decision.removed().map(str::to_owned).collect();
+        Ok(Ok200(CustomizeAccessTokenResponse { remove_scopes, additional_claims: Claims::default() }))
+    }
+
+    /// Customize a token (older contract)
+    ///
+    /// Answers which of the requested scopes remain. An empty list removes all of them, upon which Access rejects the
+    /// flow.
+    #[oai(path = "/customize-token", method = "post", operation_id = "customize-token")]
+    async fn customize_token(
+        &self,
+        app: Data<&Arc<App>>,
+        _caller: HookCaller,
+        request: Body<HookRequest>,
+    ) -> Answer<CustomizeTokenResponse> {
+        let scopes = scopes(&request.0);
+        let decision = app.service.decide(decision_request(&request.0, &scopes)).await?;
+        Ok(Ok200(CustomizeTokenResponse { reduced_scopes: decision.kept().map(str::to_owned).collect() }))
+    }
+}
+
+fn scopes(request: &HookRequest) -> Vec<&str> {
+    request.scopes.iter().map(String::as_str).collect()
+}
+
+fn decision_request<'a>(request: &HookRequest, scopes: &'a [&'a str]) -> DecisionRequest<'a> {
+    DecisionRequest {
+        user: request.user.as_ref().map(|user| party(SubjectType::User, user)),
+        client: party(SubjectType::Client, &request.client),
+        scopes,
+    }
+}
+
+fn party(kind: SubjectType, party: &HookParty) -> Party {
+    match SubjectId::parse(&party.id) {
+        Ok(id) => Party::Subject(Subject { kind, id }),
+        Err(_) => Party::Unholding,
+    }
+}

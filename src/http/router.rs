@@ -1,0 +1,437 @@
+//! What reaches a handler at all: route, credentials, query, body, in this order.
+//!
+//! One table of routes is made from the contracts, so the paths, methods and parameters that are served are the ones
+//! that are described. Everything that is refused is a problem document.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    error::Error as _,
+    fmt::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use poem::{
+    Endpoint, EndpointExt as _, IntoEndpoint, IntoResponse as _, Request, Response,
+    endpoint::BoxEndpoint,
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+};
+use poem_openapi::{OpenApi, OpenApiService, registry::MetaParamIn};
+
+use super::{
+    App,
+    auth::{self, Access, HookAuth, ManagementAuth},
+    contract::{self, Contract},
+    problem::{self, FieldError, Problem, outcome, shortened},
+};
+use crate::service::{self, Origin, metrics::Hook};
+
+/// The largest body of a hook request: some thousand scopes and a user's claims.
+const HOOK_BODY_BYTES: usize = 256 * 1024;
+/// The largest body of a management request.
+const API_BODY_BYTES: usize = 1024 * 1024;
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// What is read and thrown away of a body that is too large, so that its sender gets to read the answer.
+const DISCARDED_BYTES: usize = 4 * 1024 * 1024;
+/// How long that may take.
+const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
+/// The longest request id that is taken over from a caller, in characters.
+const MAX_REQUEST_ID_LENGTH: usize = 128;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What a listener serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Surface {
+    /// What Access calls.
+    Hooks,
+    /// What billing and support call, and the pages about it.
+    Management,
+    /// What operators and their tools call.
+    Operations,
+}
+
+/// Whether the process takes on work; false from the moment it was told to stop.
+#[derive(Debug)]
+pub struct Readiness(AtomicBool);
+
+impl Readiness {
+    /// Ready, as far as this is concerned.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self(AtomicBool::new(true)))
+    }
+
+    /// No longer ready, for good.
+    pub fn end(&self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+
+    fn is_on(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// An operation of a contract.
+struct Operation {
+    id: &'static str,
+    hook: Option<Hook>,
+    access: Option<Access>,
+    parameters: Vec<(String, bool)>,
+    body_limit: usize,
+    endpoint: Arc<BoxEndpoint<'static>>,
+}
+
+/// A path that answers the same to everybody.
+enum Fixed {
+    Live,
+    Ready,
+    Metrics,
+    Version,
+    File { content_type: &'static str, content: Bytes },
+}
+
+enum Target {
+    Operation(Operation),
+    Fixed(Fixed),
+}
+
+/// The targets of one path, by method.
+type Targets = Vec<(Method, Target)>;
+
+/// What answers the requests of one listener.
+pub struct Router {
+    app: Arc<App>,
+    hook_auth: HookAuth,
+    management_auth: ManagementAuth,
+    readiness: Arc<Readiness>,
+    /// Targets by path. A path with parameters is a template such as `/v1/scopes/{name}`.
+    plain: HashMap<String, Targets>,
+    templates: Vec<(Vec<String>, Targets)>,
+}
+
+impl std::fmt::Debug for Router {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Router").field("plain", &self.plain.keys()).finish_non_exhaustive()
+    }
+}
+
+/// The words about a request that a log line has.
+struct Trace {
+    operation: &'static str,
+    request_id: HeaderValue,
+    started: Instant,
+}
+
+impl Router {
+    /// A router that serves nothing yet.
+    #[must_use]
+    pub fn new(app: Arc<App>, hook_auth: HookAuth, management_auth: ManagementAuth, readiness: Arc<Readiness>) -> Self {
+        let (plain, templates) = (HashMap::new(), Vec::new());
+        Self { app, hook_auth, management_auth, readiness, plain, templates }
+    }
+
+    /// The same router, serving a surface more.
+    #[must_use]
+    pub fn with(mut self, surface: Surface) -> Self {
+        match surface {
+            Surface::Hooks => self.add_api(contract::hooks()),
+            Surface::Management => {
+                self.add_api(contract::management());
+                self.add_documents();
+            }
+            Surface::Operations => {
+                self.add_fixed("/livez", Fixed::Live);
+                self.add_fixed("/readyz", Fixed::Ready);
+                self.add_fixed("/metrics", Fixed::Metrics);
+                self.add_fixed("/version", Fixed::Version);
+            }
+        }
+        self
+    }
+
+    fn add_api<T: OpenApi + 'static>(&mut self, api: OpenApiService<T, ()>) {
+        let endpoint: Arc<BoxEndpoint<'static>> = Arc::new(api.into_endpoint().boxed());
+        for path in T::meta().into_iter().flat_map(|api| api.paths) {
+            for operation in path.operations {
+                let id = operation.operation_id.unwrap_or("unnamed");
+                let hook = Hook::ALL.into_iter().find(|hook| hook.as_str() == id);
+                if hook.is_none() {
+                    self.app.service.metrics().expect_operation(id);
+                }
+                let in_query = operation.params.iter().filter(|parameter| parameter.in_type == MetaParamIn::Query);
+                let target = Operation {
+                    id,
+                    hook,
+                    access: auth::access(id),
+                    parameters: in_query.map(|parameter| (parameter.name.clone(), parameter.required)).collect(),
+                    body_limit: if hook.is_some() { HOOK_BODY_BYTES } else { API_BODY_BYTES },
+                    endpoint: Arc::clone(&endpoint),
+                };
+                self.add(&path.path, operation.method, Target::Operation(target));
+            }
+        }
+    }
+
+    fn add_documents(&mut self) {
+        for contract in Contract::ALL {
+            let yaml = Fixed::File { content_type: "application/yaml", content: contract.yaml().into() };
+            self.add_fixed(&format!("/openapi/{}.yaml", contract.as_str()), yaml);
+        }
+        let page = |contract: Contract| Fixed::File { content_type: "text/html", content: contract.page().into() };
+        self.add_fixed("/docs", page(Contract::Management));
+        self.add_fixed("/docs/hooks", page(Contract::Hooks));
+    }
+
+    fn add_fixed(&mut self, path: &str, fixed: Fixed) {
+        self.add(path, Method::GET, Target::Fixed(fixed));
+    }
+
+    fn add(&mut self, path: &str, method: Method, target: Target) {
+        if !path.contains('{') {
+            self.plain.entry(path.to_owned()).or_default().push((method, target));
+            return;
+        }
+        let template: Vec<_> = path.split('/').map(str::to_owned).collect();
+        match self.templates.iter_mut().find(|(there, _)| *there == template) {
+            Some((_, targets)) => targets.push((method, target)),
+            None => self.templates.push((template, vec![(method, target)])),
+        }
+    }
+
+    /// Answers a request.
+    pub async fn respond(&self, mut request: Request) -> Response {
+        let mut trace =
+            Trace { operation: "unknown", request_id: self.request_id(request.headers()), started: Instant::now() };
+        let mut response = match self.target(&request) {
+            Ok(Target::Operation(operation)) => {
+                trace.operation = operation.id;
+                let answered = self.call(operation, &trace, &mut request).await;
+                let response = answered.unwrap_or_else(Problem::into_response);
+                self.count(operation, &trace, &response);
+                response
+            }
+            Ok(Target::Fixed(fixed)) => self.answer(fixed).await,
+            Err(problem) => problem.into_response(),
+        };
+        if is_bare_error(&response) {
+            // A library said no before any code of ours; its words may repeat what was sent.
+            response = Problem::of_status(response.status()).into_response();
+        }
+        if matches!(response.status(), StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
+            // The rest of the body would be taken for the next request.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        self.log(&trace, &response);
+        response.headers_mut().insert(X_REQUEST_ID, trace.request_id);
+        response
+    }
+
+    fn target(&self, request: &Request) -> Result<&Target, Problem> {
+        let path = request.uri().path();
+        let targets = self.plain.get(path).or_else(|| {
+            let segments: Vec<_> = path.split('/').collect();
+            let found = self.templates.iter().find(|(template, _)| matches(template, &segments));
+            found.map(|(_, targets)| targets)
+        });
+        let targets = targets.ok_or_else(Problem::not_found)?;
+        let wanted = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+        let found = targets.iter().find(|(method, _)| method == wanted);
+        found.map(|(_, target)| target).ok_or_else(|| method_not_allowed(targets.iter().map(|(method, _)| method)))
+    }
+
+    async fn call(&self, operation: &Operation, trace: &Trace, request: &mut Request) -> Result<Response, Problem> {
+        let actor = auth::authorize(operation.access, &self.hook_auth, &self.management_auth, request.headers())?;
+        check_query(operation, request)?;
+        let length =
+            request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let body = read_body(request.take_body(), length, operation.body_limit).await?;
+        request.set_body(body);
+        let request_id = trace.request_id.to_str().unwrap_or_default().to_owned();
+        request.set_data(Origin { actor: actor.to_owned(), request_id });
+        request.set_data(Arc::clone(&self.app));
+        let request = std::mem::take(request);
+        Ok(operation.endpoint.get_response(request).await)
+    }
+
+    async fn answer(&self, fixed: &Fixed) -> Response {
+        let text = |text: String| Response::builder().content_type("text/plain; charset=utf-8").body(text);
+        match fixed {
+            Fixed::Live => text("ok\n".to_owned()),
+            Fixed::Ready if !self.readiness.is_on() => {
+                Problem::unavailable("stopping", "The service is stopping.").into_response()
+            }
+            Fixed::Ready => match self.app.service.check_ready().await {
+                Ok(()) => text("ok\n".to_owned()),
+                Err(error) => Problem::from(error).into_response(),
+            },
+            Fixed::Metrics => Response::builder()
+                .content_type("text/plain; version=0.0.4; charset=utf-8")
+                .body(self.app.service.render_metrics()),
+            Fixed::Version => {
+                super::body::json(&serde_json::json!({"name": "tollgate", "version": env!("CARGO_PKG_VERSION")}))
+            }
+            Fixed::File { content_type, content } => {
+                Response::builder().content_type(format!("{content_type}; charset=utf-8")).body(content.clone())
+            }
+        }
+    }
+
+    fn request_id(&self, headers: &HeaderMap) -> HeaderValue {
+        let given = headers.get(&X_REQUEST_ID).filter(|id| {
+            (1..=MAX_REQUEST_ID_LENGTH).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+        });
+        let make = || HeaderValue::try_from(service::new_id(self.app.service.now()).to_string());
+        given.cloned().map_or_else(make, Ok).unwrap_or_else(|_| HeaderValue::from_static("none"))
+    }
+
+    fn count(&self, operation: &Operation, trace: &Trace, response: &Response) {
+        let (outcome, duration) = (outcome(response.status()), trace.started.elapsed());
+        let metrics = self.app.service.metrics();
+        match operation.hook {
+            Some(hook) => metrics.count_hook(hook, outcome, duration),
+            None => metrics.count_api(operation.id, outcome, duration),
+        }
+    }
+
+    /// One line a request, without anything personal: not its path, its query or its address.
+    fn log(&self, trace: &Trace, response: &Response) {
+        let status = response.status().as_u16();
+        let request_id = trace.request_id.to_str().unwrap_or_default();
+        let duration_us = u64::try_from(trace.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let operation = trace.operation;
+        if let Some(cause) = response.data::<Arc<service::Error>>() {
+            if let service::Error::Store(error) = &**cause {
+                self.app.service.metrics().count_database_error(error);
+            }
+            if response.status().is_server_error() {
+                let error = chain(cause);
+                tracing::error!(operation, status, duration_us, request_id, error, "request failed");
+                return;
+            }
+        }
+        // Hooks are asked too often for a line each; what goes well is counted.
+        if response.status().is_success() && Hook::ALL.iter().any(|hook| hook.as_str() == operation) {
+            tracing::debug!(operation, status, duration_us, request_id, "request");
+        } else {
+            tracing::info!(operation, status, duration_us, request_id, "request");
+        }
+    }
+}
+
+fn matches(template: &[String], segments: &[&str]) -> bool {
+    let fits = |(template, segment): (&String, &&str)| {
+        if template.starts_with('{') { !segment.is_empty() } else { template == segment }
+    };
+    template.len() == segments.len() && template.iter().zip(segments).all(fits)
+}
+
+fn method_not_allowed<'a>(methods: impl Iterator<Item = &'a Method>) -> Problem {
+    let mut allowed: BTreeSet<&str> = methods.map(Method::as_str).collect();
+    if allowed.contains("GET") {
+        allowed.insert("HEAD");
+    }
+    let allowed = allowed.into_iter().collect::<Vec<_>>().join(", ");
+    let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "The method is not allowed here.");
+    match HeaderValue::try_from(allowed) {
+        Ok(allowed) => problem.with_header(header::ALLOW, allowed),
+        Err(_) => problem,
+    }
+}
+
+/// Refuses a query with parameters that are unknown, repeated, missing or not UTF-8. Hooks ignore theirs.
+fn check_query(operation: &Operation, request: &Request) -> Result<(), Problem> {
+    if operation.hook.is_some() {
+        return Ok(());
+    }
+    let query = request.uri().query().unwrap_or_default();
+    if percent_encoding::percent_decode_str(query).decode_utf8().is_err() {
+        return Err(Problem::invalid_request(vec![FieldError::new("?", "the query is not UTF-8")]));
+    }
+    let given: Vec<(String, String)> = request.params().unwrap_or_default();
+    let mut errors = Vec::new();
+    let mut refuse = |name: &str, detail| errors.push(FieldError::new(format!("?{}", shortened(name)), detail));
+    let mut seen = BTreeSet::new();
+    for (name, _) in &given {
+        if !operation.parameters.iter().any(|(known, _)| known == name) {
+            refuse(name, "there is no such parameter");
+        } else if !seen.insert(name) {
+            refuse(name, "the parameter is repeated");
+        }
+    }
+    for (name, _) in operation.parameters.iter().filter(|(name, required)| *required && !seen.contains(name)) {
+        refuse(name, "the parameter is missing");
+    }
+    if errors.is_empty() { Ok(()) } else { Err(Problem::invalid_request(errors)) }
+}
+
+/// Reads a body of at most `limit` bytes.
+async fn read_body(body: poem::Body, declared: Option<u64>, limit: usize) -> Result<Bytes, Problem> {
+    let mut stream = Box::pin(body.into_bytes_stream());
+    let too_large = || Problem::of_status(StatusCode::PAYLOAD_TOO_LARGE);
+    if declared.is_some_and(|declared| declared > limit as u64) {
+        discard(&mut stream).await;
+        return Err(too_large());
+    }
+    let read = async {
+        let mut whole = BytesMut::new();
+        while let Some(part) = stream.next().await {
+            let part = part.map_err(|_| {
+                Problem::new(StatusCode::BAD_REQUEST, "body_broken_off", "The body did not arrive whole.")
+            })?;
+            if whole.len() + part.len() > limit {
+                return Err(too_large());
+            }
+            whole.extend_from_slice(&part);
+        }
+        Ok(whole.freeze())
+    };
+    let read = tokio::time::timeout(BODY_TIMEOUT, read).await.unwrap_or_else(|_| {
+        Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "The body did not arrive in time."))
+    });
+    if let Err(problem) = &read
+        && problem.status() == StatusCode::PAYLOAD_TOO_LARGE
+    {
+        discard(&mut stream).await;
+    }
+    read
+}
+
+/// Reads on for a moment: a connection that is closed while its sender still sends is reset, and the answer lost.
+async fn discard(stream: &mut (impl futures_util::Stream<Item = Result<Bytes, std::io::Error>> + Unpin)) {
+    let discarding = async {
+        let mut left = DISCARDED_BYTES;
+        while let Some(Ok(part)) = stream.next().await {
+            left = left.saturating_sub(part.len());
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Whether all of it came or not, the answer is the same.
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, discarding).await;
+}
+
+fn is_bare_error(response: &Response) -> bool {
+    let status = response.status();
+    let is_problem = response.content_type() == Some(problem::CONTENT_TYPE);
+    (status.is_client_error() || status.is_server_error()) && !is_problem
+}
+
+/// An error and all that lies behind it, in one line.
+fn chain(error: &service::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        // Writing into a string does not fail.
+        let _ = write!(line, ": {error}");
+        source = error.source();
+    }
+    line
+}

@@ -1,0 +1,196 @@
+//! Texts as they travel, and their schemas. A text is parsed into a domain value in one place, where it enters.
+
+use chrono::{DateTime, SecondsFormat, Timelike as _, Utc};
+use poem_openapi::registry::MetaSchema;
+use serde::{Deserialize, Deserializer};
+use uuid::Uuid;
+
+use super::problem::FieldError;
+use crate::domain::{
+    scope::{MAX_SCOPE_LENGTH, Scope},
+    subject::{MAX_SUBJECT_ID_BYTES, SubjectId},
+    time::{is_representable, truncated},
+};
+
+/// Declares a text of the wire: a string, as whatever type its schema describes it, that is not parsed yet.
+///
+/// As a query parameter it never fails to be read, so the error about it is ours to word.
+macro_rules! text {
+    ($(#[$doc:meta])* $name:ident, $ty:literal, |$schema:ident| $describe:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub String);
+
+        impl poem_openapi::types::Type for $name {
+            const IS_REQUIRED: bool = true;
+            type RawValueType = Self;
+            type RawElementValueType = Self;
+
+            fn name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn schema_ref() -> poem_openapi::registry::MetaSchemaRef {
+                let mut $schema = MetaSchema::new($ty);
+                $describe;
+                poem_openapi::registry::MetaSchemaRef::Inline(Box::new($schema))
+            }
+
+            fn as_raw_value(&self) -> Option<&Self> {
+                Some(self)
+            }
+
+            fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+                Box::new(std::iter::once(self))
+            }
+        }
+
+        impl poem_openapi::types::ParseFromJSON for $name {
+            fn parse_from_json(value: Option<serde_json::Value>) -> poem_openapi::types::ParseResult<Self> {
+                match value {
+                    Some(serde_json::Value::String(text)) => Ok(Self(text)),
+                    other => Err(poem_openapi::types::ParseError::expected_type(other.unwrap_or_default())),
+                }
+            }
+        }
+
+        impl poem_openapi::types::ToJSON for $name {
+            fn to_json(&self) -> Option<serde_json::Value> {
+                Some(serde_json::Value::String(self.0.clone()))
+            }
+        }
+
+        impl poem_openapi::types::ParseFromParameter for $name {
+            fn parse_from_parameter(value: &str) -> poem_openapi::types::ParseResult<Self> {
+                Ok(Self(value.to_owned()))
+            }
+        }
+    };
+}
+pub(super) use text;
+
+text! {
+    /// An instant in RFC 3339.
+    Timestamp, "string", |schema| {
+        schema.format = Some("date-time");
+        schema.example = Some("2026-01-31T12:00:00Z".into());
+    }
+}
+
+text! {
+    /// An OAuth scope token of the catalogue.
+    ScopeToken, "string", |schema| {
+        schema.pattern = Some(r"^[\x21\x23-\x5B\x5D-\x7E]+$".to_owned());
+        schema.min_length = Some(1);
+        schema.max_length = Some(MAX_SCOPE_LENGTH);
+        schema.example = Some("email".into());
+    }
+}
+
+text! {
+    /// The id of a user or client. Its length counts in bytes, which no schema can say; one character has at least one.
+    SubjectIdText, "string", |schema| {
+        schema.min_length = Some(1);
+        schema.max_length = Some(MAX_SUBJECT_ID_BYTES);
+        schema.example = Some("myUserId22700111101".into());
+    }
+}
+
+text! {
+    /// The id of a subscription.
+    SubscriptionId, "string", |schema| {
+        schema.format = Some("uuid");
+    }
+}
+
+impl Timestamp {
+    /// The instant, cut to the microsecond.
+    ///
+    /// # Errors
+    ///
+    /// A [`FieldError`] at `pointer` when it is no RFC 3339 timestamp with offset, or its year is not 0001 to 9999.
+    pub fn parse(&self, pointer: &str) -> Result<DateTime<Utc>, FieldError> {
+        let expected = "expected an RFC 3339 timestamp with `T` and an offset, in the years 0001 to 9999";
+        let invalid = || FieldError::new(pointer, expected);
+        // chrono takes a blank, too, where RFC 3339 section 5.6 has the letter.
+        if !matches!(self.0.as_bytes().get(10), Some(b'T' | b't')) {
+            return Err(invalid());
+        }
+        let instant = DateTime::parse_from_rfc3339(&self.0).map_err(|_| invalid())?.to_utc();
+        // A leap second is kept by neither database; the instant that follows it is the nearest one they keep.
+        let instant = match instant.nanosecond().checked_sub(1_000_000_000) {
+            Some(_) => instant.with_nanosecond(999_999_999).unwrap_or(instant),
+            None => instant,
+        };
+        if is_representable(instant) { Ok(truncated(instant)) } else { Err(invalid()) }
+    }
+}
+
+impl From<DateTime<Utc>> for Timestamp {
+    fn from(instant: DateTime<Utc>) -> Self {
+        let digits = if instant.nanosecond() == 0 { SecondsFormat::Secs } else { SecondsFormat::Micros };
+        Self(instant.to_rfc3339_opts(digits, true))
+    }
+}
+
+impl ScopeToken {
+    /// The scope.
+    ///
+    /// # Errors
+    ///
+    /// A [`FieldError`] at `pointer` when it is no scope token.
+    pub fn parse(&self, pointer: &str) -> Result<Scope, FieldError> {
+        Scope::parse(&self.0).map_err(|error| FieldError::new(pointer, error))
+    }
+}
+
+impl From<&Scope> for ScopeToken {
+    fn from(scope: &Scope) -> Self {
+        Self(scope.as_str().to_owned())
+    }
+}
+
+impl SubjectIdText {
+    /// The id.
+    ///
+    /// # Errors
+    ///
+    /// A [`FieldError`] at `pointer` when it is no subject id.
+    pub fn parse(&self, pointer: &str) -> Result<SubjectId, FieldError> {
+        SubjectId::parse(&self.0).map_err(|error| FieldError::new(pointer, error))
+    }
+}
+
+impl SubscriptionId {
+    /// The id; none when the text cannot be one, and so names nothing.
+    pub fn parse(&self) -> Option<Uuid> {
+        // Hyphenated only: the braces and the URN that the parser takes, too, would be further names of one resource.
+        (self.0.len() == 36).then(|| Uuid::try_parse(&self.0).ok()).flatten()
+    }
+}
+
+impl From<Uuid> for SubscriptionId {
+    fn from(id: Uuid) -> Self {
+        Self(id.to_string())
+    }
+}
+
+/// Reads a member that may be absent, and may not be null.
+///
+/// # Errors
+///
+/// When it is there and no `T`.
+pub fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// Reads a member that must be there, and may be null. Without it serde would take an absent member for null, and a
+/// lost end date would grant a lifetime.
+///
+/// # Errors
+///
+/// When it is neither null nor a `T`.
+pub fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Option::deserialize(deserializer)
+}

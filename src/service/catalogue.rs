@@ -1,0 +1,135 @@
+//! Use cases of the catalogue.
+
+use std::sync::Arc;
+
+use super::{Error, Expected, Origin, Result, Service, Touched, to_its_end};
+use crate::{
+    domain::{
+        catalogue::{CatalogueScope, CatalogueScopePatch, Description, Requires},
+        scope::Scope,
+    },
+    store::{
+        self,
+        change::{Change, Noun},
+    },
+};
+
+/// A scope to be registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewCatalogueScope {
+    /// Its name.
+    pub name: Scope,
+    /// What it stands for, in words.
+    pub description: Option<Description>,
+    /// Who must hold it.
+    pub requires: Requires,
+    /// Whether it is taken away from those who do not.
+    pub enforced: bool,
+}
+
+impl Service {
+    /// Registers a scope: from the answer on it is managed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ScopeExists`] when its name is registered.
+    pub async fn create_scope(self: &Arc<Self>, origin: Origin, new: NewCatalogueScope) -> Result<CatalogueScope> {
+        let service = Arc::clone(self);
+        to_its_end(async move {
+            let now = service.clock.now();
+            let NewCatalogueScope { name, description, requires, enforced } = new;
+            let scope =
+                CatalogueScope { name, description, requires, enforced, version: 1, created_at: now, updated_at: now };
+            let transaction = service.database.begin().await?;
+            store::catalogue::insert(&transaction, &scope).await.map_err(|error| match error {
+                store::Error::Duplicate(_) => Error::ScopeExists,
+                error => error.into(),
+            })?;
+            store::change::insert(&transaction, change(&origin, now, "create", &scope.name)).await?;
+            service.commit(transaction, Touched::Catalogue).await?;
+            Ok(scope)
+        })
+        .await
+    }
+
+    /// The scope of a name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when it is not in the catalogue.
+    pub async fn scope(&self, name: &Scope) -> Result<CatalogueScope> {
+        store::catalogue::find(self.database.readers(), name).await?.ok_or(Error::NotFound)
+    }
+
+    /// Up to `limit` scopes after a name, ascending.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Store`] when the database cannot be asked.
+    pub async fn scopes(&self, after: Option<&Scope>, limit: u64) -> Result<Vec<CatalogueScope>> {
+        Ok(store::catalogue::list(self.database.readers(), after, limit).await?)
+    }
+
+    /// Changes a scope.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], or [`Error::VersionMismatch`] when it is at another version than expected.
+    pub async fn patch_scope(
+        self: &Arc<Self>,
+        origin: Origin,
+        name: Scope,
+        expected: Expected,
+        patch: CatalogueScopePatch,
+    ) -> Result<CatalogueScope> {
+        let service = Arc::clone(self);
+        to_its_end(async move {
+            let now = service.clock.now();
+            let transaction = service.database.begin().await?;
+            let old = store::catalogue::lock(&transaction, &name).await?.ok_or(Error::NotFound)?;
+            expected.check(old.version)?;
+            let version = old.version;
+            let new = old.patch(patch, now);
+            if new.version == version {
+                return Ok(new);
+            }
+            store::catalogue::update(&transaction, &new).await?;
+            store::change::insert(&transaction, change(&origin, now, "patch", &name)).await?;
+            service.commit(transaction, Touched::Catalogue).await?;
+            Ok(new)
+        })
+        .await
+    }
+
+    /// Deletes a scope: from the answer on it is unmanaged.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ScopeInUse`] while a subscription, be it a deleted one, names it; [`Error::NotFound`];
+    /// [`Error::VersionMismatch`].
+    pub async fn delete_scope(self: &Arc<Self>, origin: Origin, name: Scope, expected: Expected) -> Result<()> {
+        let service = Arc::clone(self);
+        to_its_end(async move {
+            let now = service.clock.now();
+            let transaction = service.database.begin().await?;
+            let scope = store::catalogue::lock(&transaction, &name).await?.ok_or(Error::NotFound)?;
+            expected.check(scope.version)?;
+            store::catalogue::delete(&transaction, &name).await.map_err(|error| match error {
+                store::Error::Reference(_) => Error::ScopeInUse,
+                error => error.into(),
+            })?;
+            store::change::insert(&transaction, change(&origin, now, "delete", &name)).await?;
+            service.commit(transaction, Touched::Catalogue).await
+        })
+        .await
+    }
+}
+
+fn change<'a>(
+    origin: &'a Origin,
+    at: chrono::DateTime<chrono::Utc>,
+    action: &'static str,
+    scope: &'a Scope,
+) -> Change<'a> {
+    Change { at, actor: &origin.actor, request_id: &origin.request_id, action, noun: Noun::Catalogue { scope } }
+}

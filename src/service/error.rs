@@ -1,0 +1,57 @@
+//! What a use case can answer instead of a value.
+
+use crate::{
+    domain::{life::TransitionError, scope::Scope, window::InvalidWindow},
+    store,
+};
+
+/// The answer of a use case.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a use case was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is nothing of that name or id.
+    #[error("there is no such resource")]
+    NotFound,
+    /// It is at another version than the writer expected.
+    #[error("the resource is at another version")]
+    VersionMismatch,
+    /// The catalogue has a scope of that name.
+    #[error("the scope is already in the catalogue")]
+    ScopeExists,
+    /// Subscriptions name the scope.
+    #[error("the scope is named by subscriptions")]
+    ScopeInUse,
+    /// These scopes are not in the catalogue.
+    #[error("scopes are not in the catalogue")]
+    UnknownScopes(Vec<Scope>),
+    /// A subscription never changes hands.
+    #[error("a subscription stays with its subject")]
+    AnotherSubject,
+    /// The window would hold nothing.
+    #[error(transparent)]
+    Window(#[from] InvalidWindow),
+    /// The resource's status does not allow it.
+    #[error(transparent)]
+    Transition(#[from] TransitionError),
+    /// The database gave no value.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The facts of a subject could not be read; several requests may have waited for the one query that failed.
+    #[error("facts could not be read")]
+    Facts(#[source] std::sync::Arc<store::Error>),
+    /// The work ended before it was done.
+    #[error("the work was aborted")]
+    Aborted(#[source] tokio::task::JoinError),
+}
+
+impl From<crate::domain::subscription::PatchError> for Error {
+    fn from(error: crate::domain::subscription::PatchError) -> Self {
+        use crate::domain::subscription::PatchError;
+        match error {
+            PatchError::Window(error) => error.into(),
+            PatchError::Transition(error) => error.into(),
+        }
+    }
+}

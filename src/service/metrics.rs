@@ -1,0 +1,300 @@
+//! What Tollgate counts, in the names that dashboards and alerts rely on.
+//!
+//! Every combination of labels exists from the start, at 0, so that a rate is right from its first event on. No label
+//! holds an id, and a hot path keeps the handle of its series: looking one up by label costs more than counting.
+
+use std::{fmt, time::Duration};
+
+use prometheus::{
+    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    TextEncoder, core::Collector,
+};
+
+use super::cache::CacheSize;
+use crate::{
+    domain::decision::{Decision, Reason},
+    store::{self, database::PoolUse},
+};
+
+/// Bounds of the latency histograms, in seconds: from a cached answer to the longest that a caller may wait.
+const LATENCY_BUCKETS: [f64; 14] =
+    [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0];
+
+/// The hooks, as metrics name them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// `POST /v1/customize-access-token`.
+    CustomizeAccessToken,
+    /// `POST /v1/customize-token`.
+    CustomizeToken,
+}
+
+impl Hook {
+    /// Every hook.
+    pub const ALL: [Self; 2] = [Self::CustomizeAccessToken, Self::CustomizeToken];
+
+    /// The label of the hook.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CustomizeAccessToken => "customize-access-token",
+            Self::CustomizeToken => "customize-token",
+        }
+    }
+}
+
+/// How a request ended, as metrics name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was answered.
+    Ok,
+    /// Its credentials were missing or wrong (401, 403).
+    Unauthorized,
+    /// It was refused for what it asked (another 4xx).
+    Refused,
+    /// It could not be answered now (503).
+    Unavailable,
+    /// It failed for a fault of ours (another 5xx).
+    Failed,
+}
+
+impl Outcome {
+    /// Every outcome.
+    pub const ALL: [Self; 5] = [Self::Ok, Self::Unauthorized, Self::Refused, Self::Unavailable, Self::Failed];
+
+    /// The label of the outcome.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Unauthorized => "unauthorized",
+            Self::Refused => "refused",
+            Self::Unavailable => "unavailable",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Series {
+    count: IntCounter,
+    duration: Histogram,
+}
+
+/// The counters, gauges and histograms of one service, in a registry of their own.
+pub struct Metrics {
+    registry: Registry,
+    hooks: [[Series; Outcome::ALL.len()]; Hook::ALL.len()],
+    api_requests: IntCounterVec,
+    api_duration: HistogramVec,
+    decisions: [[IntCounter; Reason::ALL.len()]; 2],
+    removed: IntCounter,
+    unenforced: [IntCounter; Reason::ALL.len()],
+    cache_hits: IntCounter,
+    cache_misses: IntCounter,
+    cache_entries: IntGaugeVec,
+    cache_bytes: IntGaugeVec,
+    database_errors: IntCounterVec,
+    pool_connections: IntGaugeVec,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    /// All series, at 0.
+    ///
+    /// # Errors
+    ///
+    /// When two metrics bear one name, which a test would show.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let hook_requests =
+            counters("tollgate_hook_requests_total", "Hook requests by how they ended.", &["hook", "outcome"])?;
+        let hook_duration = HistogramVec::new(
+            HistogramOpts::new("tollgate_hook_duration_seconds", "Time from a hook request's head to its answer.")
+                .buckets(LATENCY_BUCKETS.to_vec()),
+            &["hook", "outcome"],
+        )?;
+        let hooks = Hook::ALL.map(|hook| {
+            Outcome::ALL.map(|outcome| {
+                let labels = [hook.as_str(), outcome.as_str()];
+                Series {
+                    count: hook_requests.with_label_values(&labels),
+                    duration: hook_duration.with_label_values(&labels),
+                }
+            })
+        });
+        let decision_counts = counters(
+            "tollgate_decisions_total",
+            "Requested scopes by what was decided for them and why.",
+            &["decision", "reason"],
+        )?;
+        let decisions = ["kept", "removed"]
+            .map(|kept| Reason::ALL.map(|reason| decision_counts.with_label_values(&[kept, reason.as_str()])));
+        let unenforced_counts = counters(
+            "tollgate_unenforced_removals_total",
+            "Scopes kept only because their rule is not enforced, by why they would have been removed.",
+            &["reason"],
+        )?;
+        let unenforced = Reason::ALL.map(|reason| unenforced_counts.with_label_values(&[reason.as_str()]));
+        let removed = IntCounter::new("tollgate_scopes_removed_total", "Requested scopes that were removed.")?;
+        let lookups = counters(
+            "tollgate_cache_lookups_total",
+            "Subjects looked up in the cache, by what was found.",
+            &["result"],
+        )?;
+        let metrics = Self {
+            hooks,
+            api_requests: counters(
+                "tollgate_api_requests_total",
+                "Requests to the management API by how they ended.",
+                &["operation", "outcome"],
+            )?,
+            api_duration: HistogramVec::new(
+                HistogramOpts::new("tollgate_api_duration_seconds", "Time to answer a management request.")
+                    .buckets(LATENCY_BUCKETS.to_vec()),
+                &["operation"],
+            )?,
+            decisions,
+            removed: removed.clone(),
+            unenforced,
+            cache_hits: lookups.with_label_values(&["hit"]),
+            cache_misses: lookups.with_label_values(&["miss"]),
+            cache_entries: gauges("tollgate_cache_entries", "Subjects in the cache.", &["cache"])?,
+            cache_bytes: gauges("tollgate_cache_bytes", "Bytes of the subjects in the cache, as weighed.", &["cache"])?,
+            database_errors: counters(
+                "tollgate_database_errors_total",
+                "Queries that gave no value, by why.",
+                &["kind"],
+            )?,
+            pool_connections: gauges(
+                "tollgate_database_pool_connections",
+                "Connections of a pool, by whether somebody uses them.",
+                &["pool", "state"],
+            )?,
+            registry,
+        };
+        for kind in ["unavailable", "duplicate", "reference", "outcome_unknown", "unexpected"] {
+            metrics.database_errors.with_label_values(&[kind]);
+        }
+        let build = gauges("tollgate_build_info", "1, with the version that runs.", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        metrics.register([
+            Box::new(hook_requests) as Box<dyn Collector>,
+            Box::new(hook_duration),
+            Box::new(metrics.api_requests.clone()),
+            Box::new(metrics.api_duration.clone()),
+            Box::new(decision_counts),
+            Box::new(removed),
+            Box::new(unenforced_counts),
+            Box::new(lookups),
+            Box::new(metrics.cache_entries.clone()),
+            Box::new(metrics.cache_bytes.clone()),
+            Box::new(metrics.database_errors.clone()),
+            Box::new(metrics.pool_connections.clone()),
+            Box::new(build),
+            #[cfg(target_os = "linux")]
+            Box::new(prometheus::process_collector::ProcessCollector::for_self()),
+        ])?;
+        Ok(metrics)
+    }
+
+    fn register<const N: usize>(&self, collectors: [Box<dyn Collector>; N]) -> Result<(), prometheus::Error> {
+        collectors.into_iter().try_for_each(|collector| self.registry.register(collector))
+    }
+
+    /// Makes the series of an operation of the management API, at 0.
+    pub fn expect_operation(&self, operation: &str) {
+        for outcome in Outcome::ALL {
+            self.api_requests.with_label_values(&[operation, outcome.as_str()]);
+        }
+        self.api_duration.with_label_values(&[operation]);
+    }
+
+    /// Counts a hook request.
+    pub fn count_hook(&self, hook: Hook, outcome: Outcome, duration: Duration) {
+        let Series { count, duration: histogram } = &self.hooks[hook as usize][outcome as usize];
+        count.inc();
+        histogram.observe(duration.as_secs_f64());
+    }
+
+    /// Counts a request to the management API.
+    pub fn count_api(&self, operation: &str, outcome: Outcome, duration: Duration) {
+        self.api_requests.with_label_values(&[operation, outcome.as_str()]).inc();
+        self.api_duration.with_label_values(&[operation]).observe(duration.as_secs_f64());
+    }
+
+    /// Counts what was decided.
+    pub fn count_decision(&self, decision: &Decision<'_>) {
+        for outcome in &decision.outcomes {
+            self.decisions[usize::from(!outcome.kept)][outcome.reason as usize].inc();
+            if !outcome.kept {
+                self.removed.inc();
+            }
+            if let Some(reason) = outcome.unenforced {
+                self.unenforced[reason as usize].inc();
+            }
+        }
+    }
+
+    /// Counts subjects that were found in the cache, and ones that were not.
+    pub fn count_cache_lookups(&self, hits: usize, misses: usize) {
+        self.cache_hits.inc_by(hits as u64);
+        self.cache_misses.inc_by(misses as u64);
+    }
+
+    /// Counts a query that gave no value.
+    pub fn count_database_error(&self, error: &store::Error) {
+        let kind = match error {
+            store::Error::Unavailable(_) => "unavailable",
+            store::Error::Duplicate(_) => "duplicate",
+            store::Error::Reference(_) => "reference",
+            store::Error::OutcomeUnknown(_) => "outcome_unknown",
+            store::Error::Unexpected(_) => "unexpected",
+        };
+        self.database_errors.with_label_values(&[kind]).inc();
+    }
+
+    /// Sets the gauges of the pools.
+    pub fn observe_pools(&self, pools: &[PoolUse]) {
+        for PoolUse { pool, open, idle } in pools {
+            self.pool_connections.with_label_values(&[*pool, "idle"]).set(i64::from(*idle));
+            self.pool_connections.with_label_values(&[*pool, "used"]).set(i64::from(open.saturating_sub(*idle)));
+        }
+    }
+
+    /// Sets the gauges of the cache.
+    pub fn observe_cache(&self, size: &CacheSize) {
+        let CacheSize { held, held_bytes, absent, absent_bytes } = *size;
+        for (cache, entries, bytes) in [("held", held, held_bytes), ("absent", absent, absent_bytes)] {
+            self.cache_entries.with_label_values(&[cache]).set(signed(entries));
+            self.cache_bytes.with_label_values(&[cache]).set(signed(bytes));
+        }
+    }
+
+    /// All series in the text format of Prometheus.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        // Writing into memory does not fail, and the encoder writes UTF-8 only.
+        let encoded = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        debug_assert!(encoded.is_ok(), "{encoded:?}");
+        String::from_utf8(text).unwrap_or_default()
+    }
+}
+
+fn counters(name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+    IntCounterVec::new(Opts::new(name, help), labels)
+}
+
+fn gauges(name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+    IntGaugeVec::new(Opts::new(name, help), labels)
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

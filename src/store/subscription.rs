@@ -1,0 +1,233 @@
+//! Queries of the subscriptions.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use entity::{
+    subscription::{ActiveModel, Column, Entity, Model},
+    subscription_scope,
+};
+use sea_orm::{
+    ActiveModelTrait as _, ColumnTrait as _, Condition, ConnectionTrait, DatabaseTransaction, EntityTrait as _,
+    QueryFilter as _, QueryOrder as _, QuerySelect as _, QueryTrait as _, Set,
+};
+use uuid::Uuid;
+
+use super::{
+    catalogue::scope,
+    error::{Error, Result},
+};
+use crate::domain::{
+    life::{Life, Status},
+    scope::Scope,
+    subject::{Subject, SubjectId, SubjectType},
+    subscription::{ScopeSet, Subscription},
+    window::Window,
+};
+
+/// Which subscriptions a list holds: those that pass every filter that is set.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Held by this subject.
+    pub subject: Option<Subject>,
+    /// Naming this scope.
+    pub scope: Option<Scope>,
+    /// Of this status at the present that the list was asked with.
+    pub status: Option<Status>,
+    /// Active at this instant.
+    pub active_at: Option<DateTime<Utc>>,
+}
+
+/// The subscription of an id, unless it was deleted.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`] when the database cannot be asked.
+pub async fn find<C: ConnectionTrait>(connection: &C, id: Uuid) -> Result<Option<Subscription>> {
+    let row = Entity::find_by_id(id).filter(Column::DeletedAt.is_null()).one(connection).await?;
+    with_scopes(connection, row.into_iter().collect()).await.map(|mut found| found.pop())
+}
+
+/// The subscription of an id, unless it was deleted, held against other writers until the transaction ends.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`] when the database cannot be asked.
+pub async fn lock(transaction: &DatabaseTransaction, id: Uuid) -> Result<Option<Subscription>> {
+    let row = Entity::find_by_id(id).filter(Column::DeletedAt.is_null()).lock_exclusive().one(transaction).await?;
+    with_scopes(transaction, row.into_iter().collect()).await.map(|mut found| found.pop())
+}
+
+/// Up to `limit` subscriptions after an id, ascending by id. A status is one at `now`.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`] when the database cannot be asked.
+pub async fn list<C: ConnectionTrait>(
+    connection: &C,
+    filter: &Filter,
+    now: DateTime<Utc>,
+    after: Option<Uuid>,
+    limit: u64,
+) -> Result<Vec<Subscription>> {
+    let Filter { subject, scope, status, active_at } = filter;
+    let mut condition = Condition::all().add(Column::DeletedAt.is_null());
+    if let Some(Subject { kind, id }) = subject {
+        condition = condition.add(Column::SubjectType.eq(kind.as_str())).add(Column::SubjectId.eq(id.as_str()));
+    }
+    if let Some(scope) = scope {
+        let naming = subscription_scope::Entity::find()
+            .select_only()
+            .column(subscription_scope::Column::SubscriptionId)
+            .filter(subscription_scope::Column::Scope.eq(scope.as_str()))
+            .into_query();
+        condition = condition.add(Column::Id.in_subquery(naming));
+    }
+    if let Some(status) = status {
+        condition = condition.add(has_status(*status, now));
+    }
+    if let Some(instant) = active_at {
+        condition = condition.add(has_status(Status::Active, *instant));
+    }
+    if let Some(after) = after {
+        condition = condition.add(Column::Id.gt(after));
+    }
+    let rows = Entity::find().filter(condition).order_by_asc(Column::Id).limit(limit).all(connection).await?;
+    with_scopes(connection, rows).await
+}
+
+/// [`Life::status`] as a condition: a repetition of that rule, which the agreement test holds to it.
+fn has_status(status: Status, now: DateTime<Utc>) -> Condition {
+    let not_canceled = Condition::any().add(Column::CanceledAt.is_null()).add(Column::CanceledAt.gt(now));
+    let unfinished = Condition::any().add(Column::ValidUntil.is_null()).add(Column::ValidUntil.gt(now));
+    match status {
+        Status::Canceled => Condition::all().add(Column::CanceledAt.lte(now)),
+        Status::Scheduled => Condition::all().add(not_canceled).add(Column::ValidFrom.gt(now)),
+        Status::Active => Condition::all().add(not_canceled).add(Column::ValidFrom.lte(now)).add(unfinished),
+        Status::Expired => Condition::all().add(not_canceled).add(Column::ValidUntil.lte(now)),
+    }
+}
+
+/// Records a new subscription with its scopes.
+///
+/// # Errors
+///
+/// [`Error::Reference`] when one of its scopes is not in the catalogue.
+pub async fn insert(transaction: &DatabaseTransaction, subscription: &Subscription) -> Result<()> {
+    Entity::insert(to_row(subscription)).exec_without_returning(transaction).await?;
+    insert_scopes(transaction, subscription.id, subscription.scopes.as_slice()).await
+}
+
+/// Writes a subscription that was locked before, and its scopes when they changed.
+///
+/// # Errors
+///
+/// [`Error::Reference`] when one of its scopes is not in the catalogue.
+pub async fn update(transaction: &DatabaseTransaction, old: &Subscription, new: &Subscription) -> Result<()> {
+    to_row(new).update(transaction).await?;
+    let (old, new, id) = (old.scopes.as_slice(), new.scopes.as_slice(), new.id);
+    let gone: Vec<_> = old.iter().filter(|scope| !new.contains(scope)).map(Scope::as_str).collect();
+    if !gone.is_empty() {
+        subscription_scope::Entity::delete_many()
+            .filter(subscription_scope::Column::SubscriptionId.eq(id))
+            .filter(subscription_scope::Column::Scope.is_in(gone))
+            .exec(transaction)
+            .await?;
+    }
+    let added: Vec<_> = new.iter().filter(|scope| !old.contains(scope)).cloned().collect();
+    insert_scopes(transaction, id, &added).await
+}
+
+/// Marks a subscription that was locked before as deleted.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`] when the database cannot be asked.
+pub async fn delete(transaction: &DatabaseTransaction, id: Uuid, version: i64, now: DateTime<Utc>) -> Result<()> {
+    let row = ActiveModel {
+        id: Set(id),
+        deleted_at: Set(Some(now)),
+        version: Set(version + 1),
+        updated_at: Set(now),
+        ..Default::default()
+    };
+    row.update(transaction).await?;
+    Ok(())
+}
+
+async fn insert_scopes(transaction: &DatabaseTransaction, id: Uuid, scopes: &[Scope]) -> Result<()> {
+    if scopes.is_empty() {
+        return Ok(());
+    }
+    let rows = scopes.iter().map(|scope| subscription_scope::ActiveModel {
+        subscription_id: Set(id),
+        scope: Set(scope.as_str().to_owned()),
+    });
+    subscription_scope::Entity::insert_many(rows).exec_without_returning(transaction).await?;
+    Ok(())
+}
+
+/// The subscriptions of these rows, in their order.
+async fn with_scopes<C: ConnectionTrait>(connection: &C, rows: Vec<Model>) -> Result<Vec<Subscription>> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let named = subscription_scope::Entity::find()
+        .filter(subscription_scope::Column::SubscriptionId.is_in(rows.iter().map(|row| row.id)))
+        .all(connection)
+        .await?;
+    let mut scopes: HashMap<Uuid, Vec<Scope>> = HashMap::with_capacity(rows.len());
+    for subscription_scope::Model { subscription_id, scope: name } in named {
+        scopes.entry(subscription_id).or_default().push(scope(&name)?);
+    }
+    rows.into_iter().map(|row| from_row(scopes.remove(&row.id).unwrap_or_default(), row)).collect()
+}
+
+fn to_row(subscription: &Subscription) -> ActiveModel {
+    // Taken apart field by field, so that a field added to the domain cannot be forgotten here. The scopes are rows of
+    // their own.
+    let Subscription { id, subject, scopes: _, life, version, created_at, updated_at } = subscription;
+    let Life { window, canceled_at } = life;
+    ActiveModel {
+        id: Set(*id),
+        subject_type: Set(subject.kind.as_str().to_owned()),
+        subject_id: Set(subject.id.as_str().to_owned()),
+        valid_from: Set(window.from()),
+        valid_until: Set(window.until()),
+        canceled_at: Set(*canceled_at),
+        deleted_at: Set(None),
+        version: Set(*version),
+        created_at: Set(*created_at),
+        updated_at: Set(*updated_at),
+    }
+}
+
+fn from_row(scopes: Vec<Scope>, row: Model) -> Result<Subscription> {
+    let Model {
+        id,
+        subject_type,
+        subject_id,
+        valid_from,
+        valid_until,
+        canceled_at,
+        deleted_at: _,
+        version,
+        created_at,
+        updated_at,
+    } = row;
+    Ok(Subscription {
+        id,
+        subject: Subject {
+            kind: SubjectType::parse(&subject_type).ok_or_else(|| Error::corrupt("subject_type"))?,
+            id: SubjectId::parse(&subject_id).map_err(|_| Error::corrupt("subject_id"))?,
+        },
+        scopes: ScopeSet::new(scopes).map_err(|_| Error::corrupt("scopes"))?,
+        life: Life {
+            window: Window::new(valid_from, valid_until).map_err(|_| Error::corrupt("valid_until"))?,
+            canceled_at,
+        },
+        version,
+        created_at,
+        updated_at,
+    })
+}
