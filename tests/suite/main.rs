@@ -1,0 +1,10 @@
+//! The tests: features over HTTP, contracts, layers, tables, and agreements between SQL and the domain.
+//!
+//! One binary, so that it is linked once. Every test that needs a database has one that nobody shares, and runs on
+//! SQLite and on Postgres (`support::on_both`). A test that needs another present moves its clock; none sleeps for it.
+
+#![expect(clippy::expect_used, reason = "a test that cannot go on says why")]
+
+mod domain;
+mod hook;
+mod support;

@@ -1,0 +1,417 @@
+//! What the tests stand on: a database of their own, the service over HTTP, a clock that they move.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{HeaderMap, Method, Request, StatusCode};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, sqlx};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, runtime, sync::watch, task::JoinHandle};
+use tollgate::{
+    domain::decision::Unmanaged,
+    http::{
+        self,
+        auth::{HookAuth, ManagementAuth},
+        router::{Readiness, Router, Surface},
+        server,
+    },
+    service::{Clock, Metrics, Policy, Service},
+    store::{self, Database},
+};
+
+/// The path of the current hook.
+pub const ACCESS_TOKEN: &str = "/v1/customize-access-token";
+/// The path of the older hook.
+pub const TOKEN: &str = "/v1/customize-token";
+/// The header with the hooks' credentials, which are the demo's.
+pub const HOOK_CREDENTIALS: (&str, &str) = ("authorization", "Basic aG9vazpob29r");
+/// The header with the management API's credentials.
+pub const ADMIN_CREDENTIALS: (&str, &str) = ("authorization", "Bearer admin-token");
+/// The header that says that the body is JSON.
+pub const JSON: (&str, &str) = ("content-type", "application/json");
+
+/// Declares tests that run on both databases: each as `name::sqlite` and `name::postgres`.
+macro_rules! on_both {
+    ($($(#[$attribute:meta])* async fn $name:ident($database:ident) $body:block)*) => {
+        $(
+            mod $name {
+                #[allow(unused_imports, reason = "not every test needs all that its file imports")]
+                use super::*;
+
+                $(#[$attribute])*
+                async fn body($database: std::sync::Arc<$crate::support::TestDatabase>) $body
+
+                #[test]
+                fn sqlite() {
+                    $crate::support::run($crate::support::Backend::Sqlite, body);
+                }
+
+                #[test]
+                fn postgres() {
+                    $crate::support::run($crate::support::Backend::Postgres, body);
+                }
+            }
+        )*
+    };
+}
+pub(crate) use on_both;
+
+/// A kind of database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// A file.
+    Sqlite,
+    /// The server that `TEST_DATABASE_URL` names.
+    Postgres,
+}
+
+/// A database of one test, without tables until a service or the test makes them.
+pub struct TestDatabase {
+    /// Its kind.
+    pub backend: Backend,
+    /// Its address.
+    pub url: String,
+    name: String,
+    services: Mutex<Vec<Arc<Service>>>,
+}
+
+/// Runs a test on a database of its own, and removes the database afterwards.
+pub fn run<T: Future<Output = ()> + Send + 'static>(backend: Backend, test: fn(Arc<TestDatabase>) -> T) {
+    let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    runtime.block_on(async move {
+        let database = Arc::new(TestDatabase::create(backend).await);
+        let outcome = tokio::spawn(test(Arc::clone(&database))).await;
+        database.remove().await;
+        if let Err(error) = outcome {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    });
+}
+
+/// The address of the Postgres server. There is no test without: one that is skipped looks green.
+#[expect(clippy::disallowed_methods, reason = "tests/with-postgres tells where the server is")]
+fn postgres_url() -> String {
+    std::env::var("TEST_DATABASE_URL").expect("TEST_DATABASE_URL: run the tests with `make test`")
+}
+
+impl TestDatabase {
+    async fn create(backend: Backend) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("tollgate_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
+        let url = match backend {
+            Backend::Sqlite => {
+                let folder = std::env::temp_dir().join(&name);
+                std::fs::create_dir(&folder).expect("a folder");
+                format!("sqlite://{}?mode=rwc", folder.join("tollgate.db").display())
+            }
+            Backend::Postgres => {
+                let server = postgres_url();
+                execute_on_server(&server, &format!("CREATE DATABASE {name}")).await;
+                let (base, query) = server
+                    .split_once('?')
+                    .map_or((&*server, String::new()), |(base, query)| (base, format!("?{query}")));
+                let (base, _) = base.rsplit_once('/').expect("a database in TEST_DATABASE_URL");
+                format!("{base}/{name}{query}")
+            }
+        };
+        Self { backend, url, name, services: Mutex::default() }
+    }
+
+    async fn remove(&self) {
+        let services = std::mem::take(&mut *self.services.lock().expect("no test holds it"));
+        for service in services {
+            service.close().await;
+        }
+        match self.backend {
+            Backend::Sqlite => {
+                // What is left in the folder for temporary files does no harm.
+                let _ = std::fs::remove_dir_all(std::env::temp_dir().join(&self.name));
+            }
+            Backend::Postgres => {
+                let drop = format!("DROP DATABASE {} WITH (FORCE)", self.name);
+                execute_on_server(&postgres_url(), &drop).await;
+            }
+        }
+    }
+
+    /// Opens the database, and brings its tables up to date.
+    pub async fn connect(&self) -> Database {
+        let database = Database::connect(&self.url).await.expect("a database");
+        store::schema::migrate(&database).await.expect("migrated");
+        database
+    }
+
+    /// Starts a service on the database.
+    pub async fn app(&self) -> App {
+        self.app_with(Options::default()).await
+    }
+
+    /// Starts a service on the database, otherwise than usual.
+    pub async fn app_with(&self, options: Options) -> App {
+        let database = self.connect().await;
+        let clock = Arc::new(TestClock::default());
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
+        let policy = Policy { unmanaged: options.unmanaged, max_age: options.max_age };
+        let service = Service::new(database.clone(), Arc::clone(&clock) as Arc<dyn Clock>, metrics, policy);
+        self.services.lock().expect("no test holds it").push(Arc::clone(&service));
+        App::start(service, database, clock, options).await
+    }
+}
+
+async fn execute_on_server(url: &str, statement: &str) {
+    let pool = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect(url).await.expect("a Postgres server");
+    let connection: DatabaseConnection = sea_orm::SqlxPostgresConnector::from_sqlx_postgres_pool(pool);
+    connection.execute_unprepared(statement).await.expect("done");
+    connection.close().await.expect("closed");
+}
+
+/// How a test's service differs from the usual one.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What happens to unmanaged scopes.
+    pub unmanaged: Unmanaged,
+    /// How long facts are believed.
+    pub max_age: Duration,
+    /// Whether changes need `If-Match`.
+    pub require_if_match: bool,
+    /// The credentials of the hooks.
+    pub hook_auth: HookAuth,
+    /// The credentials of the management API.
+    pub management_auth: ManagementAuth,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            unmanaged: Unmanaged::Keep,
+            max_age: Duration::from_secs(60),
+            require_if_match: false,
+            hook_auth: HookAuth::default().with_basic("hook", "hook"),
+            management_auth: ManagementAuth::default().with_bootstrap("admin-token"),
+        }
+    }
+}
+
+/// A clock that stands until a test moves it.
+#[derive(Debug)]
+pub struct TestClock(Mutex<DateTime<Utc>>);
+
+impl Default for TestClock {
+    fn default() -> Self {
+        Self(Mutex::new(instant("2026-06-15T12:00:00Z")))
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> DateTime<Utc> {
+        *self.0.lock().expect("no test holds it")
+    }
+}
+
+/// The instant of an RFC 3339 timestamp.
+pub fn instant(text: &str) -> DateTime<Utc> {
+    text.parse().expect("a timestamp")
+}
+
+/// The timestamp of an instant, as the API writes it.
+pub fn timestamp(instant: DateTime<Utc>) -> String {
+    http::wire::Timestamp::from(instant).0
+}
+
+/// One microsecond.
+pub const MICROSECOND: TimeDelta = TimeDelta::microseconds(1);
+
+/// A running service, and what it is asked with.
+pub struct App {
+    /// The use cases.
+    pub service: Arc<Service>,
+    /// The database below it.
+    pub database: Database,
+    clock: Arc<TestClock>,
+    /// Where the hooks and the management API are served.
+    pub address: SocketAddr,
+    /// Where operators look.
+    pub operations: SocketAddr,
+    /// Whether it takes on work.
+    pub readiness: Arc<Readiness>,
+    stop: watch::Sender<bool>,
+    servers: Vec<JoinHandle<()>>,
+    client: Client<hyper_util::client::legacy::connect::HttpConnector, Full<Bytes>>,
+}
+
+impl App {
+    async fn start(service: Arc<Service>, database: Database, clock: Arc<TestClock>, options: Options) -> Self {
+        let readiness = Readiness::new();
+        let app = http::App { service: Arc::clone(&service), require_if_match: options.require_if_match };
+        let app = Arc::new(app);
+        let router = || {
+            let (hook_auth, management_auth) = (options.hook_auth.clone(), options.management_auth.clone());
+            Router::new(Arc::clone(&app), hook_auth, management_auth, Arc::clone(&readiness))
+        };
+        let (stop, stopped) = watch::channel(false);
+        let serve = async |router: Router| {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = listener.local_addr().expect("an address");
+            let drain = Duration::from_secs(5);
+            (address, tokio::spawn(server::serve(listener, Arc::new(router), stopped.clone(), drain)))
+        };
+        let (address, main) = serve(router().with(Surface::Hooks).with(Surface::Management)).await;
+        let (operations, operator) = serve(router().with(Surface::Operations)).await;
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        Self { service, database, clock, address, operations, readiness, stop, servers: vec![main, operator], client }
+    }
+
+    /// The present of the service.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
+    /// Moves the service's clock to an instant.
+    pub fn set_now(&self, now: DateTime<Utc>) {
+        *self.clock.0.lock().expect("no test holds it") = now;
+    }
+
+    /// Stops the service as a signal would, and waits until its last request has ended.
+    pub async fn stop(&mut self) {
+        self.readiness.end();
+        self.stop.send_replace(true);
+        for server in self.servers.drain(..) {
+            server.await.expect("served");
+        }
+    }
+
+    /// Sends a request as it is.
+    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+        self.send_to(self.address, method, path, headers, body).await
+    }
+
+    /// Sends a request as it is to one of the listeners.
+    pub async fn send_to(
+        &self,
+        address: SocketAddr,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Answer {
+        let method = Method::from_bytes(method.as_bytes()).expect("a method");
+        let mut request = Request::builder().method(method).uri(format!("http://{address}{path}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body.into())).expect("a request");
+        let response = self.client.request(request).await.expect("a response");
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.expect("a body").to_bytes();
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    /// Asks a hook with the right credentials.
+    pub async fn ask(&self, path: &str, body: &Value) -> Answer {
+        self.send("POST", path, &[HOOK_CREDENTIALS, JSON], body.to_string()).await
+    }
+
+    /// Which scopes the current hook removes for a user and a client.
+    pub async fn removed(&self, user: Option<&str>, client: &str, scopes: &[&str]) -> Vec<String> {
+        let mut body = json!({"client": {"id": client}, "scopes": scopes});
+        if let Some(user) = user {
+            body["user"] = json!({"id": user});
+        }
+        let answer = self.ask(ACCESS_TOKEN, &body).await.expect(200);
+        serde_json::from_value(answer["removeScopes"].clone()).expect("a list of scopes")
+    }
+
+    /// Asks the management API without a body.
+    pub async fn call(&self, method: &str, path: &str) -> Answer {
+        self.send(method, path, &[ADMIN_CREDENTIALS], "").await
+    }
+
+    /// Asks the management API with a JSON body.
+    pub async fn call_with(&self, method: &str, path: &str, body: &Value) -> Answer {
+        self.send(method, path, &[ADMIN_CREDENTIALS, JSON], body.to_string()).await
+    }
+
+    /// Registers a scope of the usual rules.
+    pub async fn register(&self, name: &str) -> Value {
+        self.call_with("POST", "/v1/scopes", &json!({"name": name})).await.expect(201)
+    }
+
+    /// Records a subscription of a user, whose window is given by timestamps.
+    pub async fn subscribe(&self, user: &str, scopes: &[&str], from: &str, until: Option<&str>) -> Value {
+        let body = json!({
+            "subject": {"type": "user", "id": user}, "scopes": scopes, "validFrom": from, "validUntil": until,
+        });
+        self.call_with("POST", "/v1/subscriptions", &body).await.expect(201)
+    }
+
+    /// The value of a metric, by its name with labels as it is written.
+    pub async fn metric(&self, series: &str) -> f64 {
+        let text = self.send_to(self.operations, "GET", "/metrics", &[], "").await.text();
+        let line = text.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
+        let value = line.unwrap_or_else(|| panic!("no {series} in\n{text}")).rsplit(' ').next().expect("a value");
+        value.parse().expect("a number")
+    }
+}
+
+/// A response that has arrived whole.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8(self.body.to_vec()).expect("UTF-8")
+    }
+
+    /// A header, which must be there at most once.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        assert!(self.headers.get_all(name).into_iter().count() <= 1, "{name} is repeated");
+        self.headers.get(name).map(|value| value.to_str().expect("text"))
+    }
+
+    /// The JSON body of an answer that must be of this status.
+    #[track_caller]
+    pub fn expect(&self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{}", self.text());
+        assert_eq!(self.header("content-type"), Some("application/json"));
+        serde_json::from_slice(&self.body).expect("JSON")
+    }
+
+    /// The problem document of an answer that must be of this status and code; checks that it is whole.
+    #[track_caller]
+    pub fn expect_problem(&self, status: u16, code: &str) -> Value {
+        assert_eq!(self.status, status, "{}", self.text());
+        assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        let problem: Value = serde_json::from_slice(&self.body).expect("JSON");
+        assert_eq!(problem["status"], status);
+        assert_eq!(problem["code"], code, "{problem}");
+        assert_eq!(problem["type"], format!("urn:tollgate:problem:{code}"));
+        assert_eq!(problem["title"], self.status.canonical_reason().expect("a reason"));
+        assert!(problem["detail"].is_string());
+        problem
+    }
+
+    /// The pointers of the errors that a problem lists.
+    pub fn pointers(&self) -> Vec<String> {
+        let problem: Value = serde_json::from_slice(&self.body).expect("JSON");
+        let errors = problem["errors"].as_array().cloned().unwrap_or_default();
+        errors.iter().map(|error| error["pointer"].as_str().expect("a pointer").to_owned()).collect()
+    }
+}
