@@ -24,7 +24,7 @@ check: ## Check format, lints and the documentation's links
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
 
-openapi: ## Write the API's description anew, after a change to the API
+openapi: ## Write the contracts in openapi/ anew, after a change to the API
 	UPDATE_OPENAPI=1 cargo test --locked --test suite contract
 
 fmt: ## Format the code
