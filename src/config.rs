@@ -4,7 +4,11 @@ use std::{fmt, fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-use crate::{domain::decision::Unmanaged, http::contract::Contract};
+use crate::{
+    domain::decision::{OnUnknown, Unmanaged},
+    http::contract::Contract,
+    service::Policy,
+};
 
 const DEFAULT_DATABASE_URL: &str = "sqlite://tollgate.db?mode=rwc";
 /// The demo's hook user name.
@@ -64,6 +68,14 @@ enum UnmanagedArg {
     Remove,
 }
 
+/// What happens to managed scopes when nothing is known.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum OnUnknownArg {
+    Error,
+    Remove,
+    Keep,
+}
+
 /// A way for Access to authenticate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum HookAuthArg {
@@ -115,9 +127,21 @@ struct ServeArgs {
     /// What happens to scopes that are not in the catalogue
     #[arg(long, env = "TOLLGATE_UNMANAGED", default_value = "keep")]
     unmanaged: UnmanagedArg,
+    /// What happens to managed scopes when nothing is known and the database cannot be asked: a 503, or a guess
+    #[arg(long, env = "TOLLGATE_ON_UNKNOWN", default_value = "error")]
+    on_unknown: OnUnknownArg,
+    /// How long a hook may take to be answered
+    #[arg(long, env = "TOLLGATE_HOOK_TIMEOUT", default_value = "400ms", value_parser = parse_duration)]
+    hook_timeout: Duration,
     /// How long facts are believed without asking the database again
     #[arg(long, env = "TOLLGATE_MAX_AGE", default_value = "60s", value_parser = parse_duration)]
     max_age: Duration,
+    /// How long facts are used while the database cannot be asked
+    #[arg(long, env = "TOLLGATE_MAX_STALE", default_value = "10m", value_parser = parse_duration)]
+    max_stale: Duration,
+    /// Let replicas on Postgres wake each other with notifications; without, they look once a second
+    #[arg(long, env = "TOLLGATE_FEED_WAKE_UP", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", default_value_t = true)]
+    feed_wake_up: bool,
     /// Refuse changes without If-Match
     #[arg(long, env = "TOLLGATE_REQUIRE_IF_MATCH", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", default_value_t = false)]
     require_if_match: bool,
@@ -177,10 +201,10 @@ pub struct ServeSettings {
     pub hook_open: bool,
     /// The bearer token of the bootstrap administrator.
     pub admin_token: Option<Secret>,
-    /// What happens to scopes that are not in the catalogue.
-    pub unmanaged: Unmanaged,
-    /// How long facts are believed.
-    pub max_age: Duration,
+    /// What is decided where the rules leave it to the operator.
+    pub policy: Policy,
+    /// Whether replicas wake each other with notifications.
+    pub feed_wake_up: bool,
     /// Whether changes without `If-Match` are refused.
     pub require_if_match: bool,
     /// How long requests under way may take to end.
@@ -307,11 +331,21 @@ fn serve(
         hook_basic,
         hook_open,
         admin_token,
-        unmanaged: match args.unmanaged {
-            UnmanagedArg::Keep => Unmanaged::Keep,
-            UnmanagedArg::Remove => Unmanaged::Remove,
+        policy: Policy {
+            unmanaged: match args.unmanaged {
+                UnmanagedArg::Keep => Unmanaged::Keep,
+                UnmanagedArg::Remove => Unmanaged::Remove,
+            },
+            on_unknown: match args.on_unknown {
+                OnUnknownArg::Error => OnUnknown::Error,
+                OnUnknownArg::Remove => OnUnknown::Remove,
+                OnUnknownArg::Keep => OnUnknown::Keep,
+            },
+            hook_timeout: args.hook_timeout,
+            max_age: args.max_age,
+            max_stale: args.max_stale,
         },
-        max_age: args.max_age,
+        feed_wake_up: args.feed_wake_up,
         require_if_match: args.require_if_match,
         drain_timeout: args.drain_timeout,
         log: args.log,
@@ -373,7 +407,9 @@ mod tests {
         assert_eq!(settings.listen, "127.0.0.1:8080".parse().expect("an address"));
         assert_eq!(settings.ops_listen, "127.0.0.1:9090".parse().expect("an address"));
         assert_eq!(settings.database_url.expose(), "sqlite://tollgate.db?mode=rwc");
-        assert_eq!(settings.max_age, Duration::from_mins(1));
+        assert_eq!(settings.policy.max_age, Duration::from_mins(1));
+        assert_eq!(settings.policy.max_stale, Duration::from_mins(10));
+        assert_eq!(settings.policy.hook_timeout, Duration::from_millis(400));
         assert!(settings.migrate && !settings.hook_open && !settings.require_if_match);
         assert_eq!(settings.admin_token, None);
         assert_eq!(serving(&["serve"], &CREDENTIALS).listen, settings.listen);

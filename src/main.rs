@@ -16,7 +16,7 @@ use tollgate::{
         router::{Readiness, Router, Surface},
         server,
     },
-    service::{Metrics, Policy, Service, SystemClock, demo},
+    service::{FeedSettings, Metrics, Service, SystemClock, demo},
     store::{self, Database, schema::Migrated},
     telemetry,
 };
@@ -84,9 +84,11 @@ async fn serve(settings: ServeSettings) -> anyhow::Result<()> {
     } else if !store::schema::is_current(&database).await? {
         anyhow::bail!("the tables are not up to date: run `tollgate migrate`, or set TOLLGATE_MIGRATE=true");
     }
-    let policy = Policy { unmanaged: settings.unmanaged, max_age: settings.max_age };
-    let service = Service::new(database, Arc::new(SystemClock), Arc::new(Metrics::new()?), policy);
-    service.check_ready().await.context("the catalogue cannot be read")?;
+    let service = Service::new(database, Arc::new(SystemClock), Arc::new(Metrics::new()?), settings.policy);
+    let feed = service.watch(FeedSettings { wake_up: settings.feed_wake_up }).await?;
+    if let Err(error) = service.check_ready().await {
+        tracing::warn!(%error, "not ready: the catalogue could not be read yet");
+    }
 
     // Each address is taken before the first request is: a port that is in use ends the process at once.
     let hooks = bind(settings.listen).await?;
@@ -134,6 +136,7 @@ async fn serve(settings: ServeSettings) -> anyhow::Result<()> {
     }
     stop_operations.send_replace(true);
     operations.await?;
+    drop(feed);
     service.close().await;
     tracing::info!("stopped");
     Ok(())

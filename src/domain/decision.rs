@@ -23,6 +23,18 @@ pub enum Unmanaged {
     Remove,
 }
 
+/// What happens to a managed scope when nothing is known of whether it is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnUnknown {
+    /// Nothing is decided: the caller is told so.
+    #[default]
+    Error,
+    /// It is removed.
+    Remove,
+    /// It stays.
+    Keep,
+}
+
 /// Why a scope was kept or removed: one reason each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
@@ -42,11 +54,13 @@ pub enum Reason {
     NoSubscription,
     /// A user must hold it, and the request names none.
     NoUser,
+    /// Whether it is held is not known.
+    Unknown,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Unmanaged,
         Self::Active,
         Self::NotEnforced,
@@ -55,6 +69,7 @@ impl Reason {
         Self::Expired,
         Self::NoSubscription,
         Self::NoUser,
+        Self::Unknown,
     ];
 
     /// The word for the reason in the API and in the metrics.
@@ -69,6 +84,7 @@ impl Reason {
             Self::Expired => "expired",
             Self::NoSubscription => "no_subscription",
             Self::NoUser => "no_user",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -117,26 +133,61 @@ impl<'a> Decision<'a> {
     }
 }
 
+/// What is known of a party.
+#[derive(Debug, Clone, Copy)]
+pub enum Knowledge<'a> {
+    /// Its facts.
+    Known(&'a Facts),
+    /// Nothing.
+    Unknown,
+}
+
+impl Knowledge<'_> {
+    fn standing(self, scope: &str, now: DateTime<Utc>) -> Option<Standing> {
+        match self {
+            Self::Known(facts) => Some(facts.standing(scope, now)),
+            Self::Unknown => None,
+        }
+    }
+}
+
 /// The parties of one request, with what is known of each.
 #[derive(Debug, Clone, Copy)]
 pub struct Parties<'a> {
-    /// The user's facts; none when the request names no user.
-    pub user: Option<&'a Facts>,
-    /// The client's facts.
-    pub client: &'a Facts,
+    /// The user; none when the request names none.
+    pub user: Option<Knowledge<'a>>,
+    /// The client.
+    pub client: Knowledge<'a>,
 }
+
+/// What an operator decides about what the catalogue and the facts do not.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stance {
+    /// What happens to scopes that are not in the catalogue.
+    pub unmanaged: Unmanaged,
+    /// What happens to managed scopes of which nothing is known.
+    pub on_unknown: OnUnknown,
+}
+
+/// Something that the decision needs is not known, and the operator wants no guess.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("whether a requested scope is held is not known")]
+pub struct Undecidable;
 
 /// Decides which of the requested scopes stay at `now`.
 ///
 /// A scope string may be repeated, strange or no scope token at all: it is decided once, at its first place.
-#[must_use]
+///
+/// # Errors
+///
+/// [`Undecidable`] when the answer for an enforced scope rests on what is not known, and the stance is to say so.
 pub fn decide<'a>(
     catalogue: &Catalogue,
-    unmanaged: Unmanaged,
+    stance: Stance,
     parties: Parties<'_>,
     requested: &[&'a str],
     now: DateTime<Utc>,
-) -> Decision<'a> {
+) -> Result<Decision<'a>, Undecidable> {
     let mut seen = HashSet::with_capacity(requested.len());
     let outcomes = requested
         .iter()
@@ -144,36 +195,46 @@ pub fn decide<'a>(
         .filter(|scope| seen.insert(*scope))
         .map(|scope| {
             if let Some(rule) = catalogue.rule(scope) {
-                managed(scope, rule, parties, now)
-            } else {
-                let kept = unmanaged == Unmanaged::Keep || PROTOCOL_SCOPES.contains(&scope);
-                Outcome { scope, kept, reason: Reason::Unmanaged, unenforced: None }
+                return managed(scope, rule, stance.on_unknown, held(scope, rule.requires, parties, now));
             }
+            let kept = stance.unmanaged == Unmanaged::Keep || PROTOCOL_SCOPES.contains(&scope);
+            Ok(Outcome { scope, kept, reason: Reason::Unmanaged, unenforced: None })
         })
-        .collect();
-    Decision { outcomes }
+        .collect::<Result<_, _>>()?;
+    Ok(Decision { outcomes })
 }
 
-fn managed<'a>(scope: &'a str, rule: Rule, parties: Parties<'_>, now: DateTime<Utc>) -> Outcome<'a> {
-    match (held(scope, rule.requires, parties, now), rule.enforced) {
-        (Reason::Active, _) => Outcome { scope, kept: true, reason: Reason::Active, unenforced: None },
-        (reason, true) => Outcome { scope, kept: false, reason, unenforced: None },
-        (reason, false) => Outcome { scope, kept: true, reason: Reason::NotEnforced, unenforced: Some(reason) },
-    }
+fn managed(scope: &str, rule: Rule, on_unknown: OnUnknown, held: Reason) -> Result<Outcome<'_>, Undecidable> {
+    let kept = match (held, rule.enforced, on_unknown) {
+        (Reason::Active, _, _) | (Reason::Unknown, true, OnUnknown::Keep) => true,
+        (reason, false, _) => {
+            return Ok(Outcome { scope, kept: true, reason: Reason::NotEnforced, unenforced: Some(reason) });
+        }
+        (Reason::Unknown, true, OnUnknown::Error) => return Err(Undecidable),
+        (_, true, _) => false,
+    };
+    Ok(Outcome { scope, kept, reason: held, unenforced: None })
 }
 
 /// [`Reason::Active`] when everyone who must hold the scope does, else the first reason that applies.
+///
+/// More knowledge can only make a standing better, so what is active is so whatever is not known.
 fn held(scope: &str, requires: Requires, parties: Parties<'_>, now: DateTime<Utc>) -> Reason {
     let client = || parties.client.standing(scope, now);
-    let user = || parties.user.map(|facts| facts.standing(scope, now));
+    let user = || parties.user.map(|user| user.standing(scope, now));
+    let reason = |standing: Option<Standing>| standing.map_or(Reason::Unknown, Reason::from);
     match requires {
-        Requires::User => user().map_or(Reason::NoUser, Reason::from),
-        Requires::Client => client().into(),
-        Requires::Any => user().map_or_else(client, |user| user.min(client())).into(),
+        Requires::User => user().map_or(Reason::NoUser, reason),
+        Requires::Client => reason(client()),
+        Requires::Any => match (user(), client()) {
+            (Some(Some(Standing::Active)), _) | (_, Some(Standing::Active)) => Reason::Active,
+            (Some(user), client) => reason(user.zip(client).map(|(user, client)| user.min(client))),
+            (None, client) => reason(client),
+        },
         Requires::All => match user() {
             None => Reason::NoUser,
-            Some(Standing::Active) => client().into(),
-            Some(user) => user.into(),
+            Some(Some(Standing::Active)) => reason(client()),
+            Some(user) => reason(user),
         },
     }
 }
@@ -200,6 +261,70 @@ mod tests {
             (Scope::parse(scope).expect(scope), Rule { requires, enforced })
         };
         rules.iter().map(pair).collect()
+    }
+
+    /// Parties of which everything is known.
+    #[derive(Clone, Copy)]
+    struct Parties<'a> {
+        user: Option<&'a Facts>,
+        client: &'a Facts,
+    }
+
+    /// Decides with everything known.
+    fn decide<'a>(
+        catalogue: &Catalogue,
+        unmanaged: Unmanaged,
+        parties: Parties<'_>,
+        requested: &[&'a str],
+        now: DateTime<Utc>,
+    ) -> Decision<'a> {
+        let stance = Stance { unmanaged, on_unknown: OnUnknown::Error };
+        let (user, client) = (parties.user.map(Knowledge::Known), Knowledge::Known(parties.client));
+        super::decide(catalogue, stance, super::Parties { user, client }, requested, now).expect("everything is known")
+    }
+
+    /// What is active whatever the unknown party holds is kept, and nothing else is guessed.
+    #[test]
+    fn what_is_not_known_is_decided_only_where_it_makes_no_difference() {
+        use Knowledge::{Known, Unknown};
+        use Reason::{Active as A, NoUser as U, Unknown as X};
+        let (active, nothing) = (facts(&[("x", 10, None, None)]), Facts::default());
+        let (active, nothing) = (Known(&active), Known(&nothing));
+        let expected = [
+            // The user and the client, and the reasons for: user, client, any, all.
+            (Some(Unknown), Unknown, [X, X, X, X]),
+            (Some(Unknown), active, [X, A, A, X]),
+            (Some(Unknown), nothing, [X, Reason::NoSubscription, X, X]),
+            (Some(active), Unknown, [A, X, A, X]),
+            (Some(nothing), Unknown, [Reason::NoSubscription, X, X, Reason::NoSubscription]),
+            (None, Unknown, [U, X, X, U]),
+        ];
+        for (user, client, reasons) in expected {
+            for (requires, reason) in Requires::ALL.into_iter().zip(reasons) {
+                for (enforced, on_unknown) in [
+                    (true, OnUnknown::Error),
+                    (true, OnUnknown::Remove),
+                    (true, OnUnknown::Keep),
+                    (false, OnUnknown::Error),
+                ] {
+                    let stance = Stance { unmanaged: Unmanaged::Keep, on_unknown };
+                    let catalogue = catalogue(&[("x", requires, enforced)]);
+                    let parties = super::Parties { user, client };
+                    let decided = super::decide(&catalogue, stance, parties, &["x"], at(10));
+                    let outcome = |kept, reason, unenforced| {
+                        Ok(Decision { outcomes: vec![Outcome { scope: "x", kept, reason, unenforced }] })
+                    };
+                    let expected = match (reason, enforced, on_unknown) {
+                        (Reason::Active, ..) => outcome(true, A, None),
+                        (reason, false, _) => outcome(true, Reason::NotEnforced, Some(reason)),
+                        (Reason::Unknown, true, OnUnknown::Error) => Err(Undecidable),
+                        (Reason::Unknown, true, on_unknown) => outcome(on_unknown == OnUnknown::Keep, X, None),
+                        (reason, true, _) => outcome(false, reason, None),
+                    };
+                    assert_eq!(decided, expected, "{user:?} {client:?} {requires:?} {enforced} {on_unknown:?}");
+                }
+            }
+        }
     }
 
     /// What rules 2 and 7 of the design say of every pair of a user's and a client's standing.
@@ -395,8 +520,7 @@ mod tests {
 
     #[test]
     fn a_word_names_each_reason() {
-        let words =
-            ["unmanaged", "active", "not_enforced", "scheduled", "canceled", "expired", "no_subscription", "no_user"];
-        assert_eq!(Reason::ALL.map(Reason::as_str), words);
+        let words = "unmanaged active not_enforced scheduled canceled expired no_subscription no_user unknown";
+        assert_eq!(Reason::ALL.map(Reason::as_str).join(" "), words);
     }
 }

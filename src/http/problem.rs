@@ -232,7 +232,7 @@ impl From<service::Error> for Problem {
                 conflict("canceled", "The subscription is canceled, so it cannot be changed.")
             }
             Error::Store(error) => Self::of_store(error),
-            Error::Facts(error) => Self::of_store(error),
+            Error::Unknown => Self::unavailable("unavailable", "The database cannot be asked; try again."),
             Error::Aborted(_) => Self::of_status(StatusCode::INTERNAL_SERVER_ERROR),
         };
         problem.cause = Some(Arc::new(error));

@@ -5,8 +5,6 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    error::Error as _,
-    fmt::Write as _,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -311,7 +309,7 @@ impl Router {
                 self.app.service.metrics().count_database_error(error);
             }
             if response.status().is_server_error() {
-                let error = chain(cause);
+                let error = service::chain(&**cause);
                 tracing::error!(operation, status, duration_us, request_id, error, "request failed");
                 return;
             }
@@ -422,16 +420,4 @@ fn is_bare_error(response: &Response) -> bool {
     let status = response.status();
     let is_problem = response.content_type() == Some(problem::CONTENT_TYPE);
     (status.is_client_error() || status.is_server_error()) && !is_problem
-}
-
-/// An error and all that lies behind it, in one line.
-fn chain(error: &service::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        // Writing into a string does not fail.
-        let _ = write!(line, ": {error}");
-        source = error.source();
-    }
-    line
 }

@@ -1,16 +1,17 @@
 //! The use case of the hooks: which of the requested scopes stay.
 
-use std::sync::{Arc, LazyLock};
+use std::{sync::LazyLock, time::Instant};
 
-use super::{Result, Service};
+use super::{Error, Result, Service, cache::Found, metrics::Freshness};
 use crate::domain::{
     catalogue::Requires,
-    decision::{Decision, Parties, decide},
+    decision::{Decision, Knowledge, Parties, Stance, decide},
     facts::Facts,
     subject::Subject,
 };
 
-static NOTHING: LazyLock<Arc<Facts>> = LazyLock::new(Arc::default);
+/// What a party that holds nothing holds.
+static NOTHING: LazyLock<Facts> = LazyLock::new(Facts::default);
 
 /// A user or client that a hook request names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,12 +38,18 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// [`super::Error::Store`] or [`super::Error::Facts`] when what the decision needs is not known and the database
-    /// cannot be asked. Then nothing is decided: a guess would lock people out, or let them in.
+    /// [`Error::Unknown`] when what the decision needs is not known, the database cannot be asked, and the policy is
+    /// to say so: a guess would lock people out, or let them in.
     pub async fn decide<'a>(&self, request: DecisionRequest<'a>) -> Result<Decision<'a>> {
         let DecisionRequest { user, client, scopes } = request;
         let now = self.clock.now();
-        let catalogue = self.catalogue.get().await?;
+        let deadline = Instant::now() + self.policy.hook_timeout;
+        let (catalogue, of_catalogue) = match self.catalogue.get(self.policy.hook_timeout).await {
+            Found::Fresh(catalogue) => (catalogue, Freshness::Fresh),
+            Found::Stale(catalogue) => (catalogue, Freshness::Stale),
+            // A catalogue of any age still tells that a scope was not in it.
+            Found::Unknown => (self.catalogue.last().ok_or(Error::Unknown)?, Freshness::Unknown),
+        };
 
         let rules = || scopes.iter().filter_map(|scope| catalogue.rule(scope));
         let asks_user = rules().any(|rule| rule.requires != Requires::Client);
@@ -55,15 +62,36 @@ impl Service {
         let client_subject = subject(&client, asks_client);
 
         let subjects: Vec<_> = [&user_subject, &client_subject].into_iter().flatten().cloned().collect();
-        let mut facts = self.facts.get(&subjects).await?.into_iter();
-        let mut facts_of =
-            |subject: Option<Subject>| subject.and_then(|_| facts.next()).unwrap_or_else(|| Arc::clone(&NOTHING));
-        let user_facts = facts_of(user_subject);
-        let client_facts = facts_of(client_subject);
+        let found = self.facts.get(&subjects, deadline.saturating_duration_since(Instant::now())).await;
+        let of_facts = found.iter().map(freshness).max().unwrap_or(Freshness::Fresh);
+        let is_managed = rules().next().is_some();
+        self.metrics.count_answer(if is_managed { of_facts.max(of_catalogue) } else { Freshness::Fresh });
 
-        let parties = Parties { user: user.is_some().then_some(&*user_facts), client: &client_facts };
-        let decision = decide(&catalogue, self.policy.unmanaged, parties, scopes, now);
+        let mut found = found.iter();
+        let mut knowledge = |subject: Option<Subject>| match subject.and_then(|_| found.next()) {
+            Some(Found::Fresh(facts) | Found::Stale(facts)) => Knowledge::Known(facts),
+            Some(Found::Unknown) => Knowledge::Unknown,
+            None => Knowledge::Known(&NOTHING),
+        };
+        let user_knowledge = knowledge(user_subject);
+        let client_knowledge = knowledge(client_subject);
+        let parties = if of_catalogue == Freshness::Unknown {
+            // Who must hold a scope is as little known as who holds it.
+            Parties { user: Some(Knowledge::Unknown), client: Knowledge::Unknown }
+        } else {
+            Parties { user: user.is_some().then_some(user_knowledge), client: client_knowledge }
+        };
+        let stance = Stance { unmanaged: self.policy.unmanaged, on_unknown: self.policy.on_unknown };
+        let decision = decide(&catalogue, stance, parties, scopes, now).map_err(|_| Error::Unknown)?;
         self.metrics.count_decision(&decision);
         Ok(decision)
+    }
+}
+
+fn freshness<T>(found: &Found<T>) -> Freshness {
+    match found {
+        Found::Fresh(_) => Freshness::Fresh,
+        Found::Stale(_) => Freshness::Stale,
+        Found::Unknown => Freshness::Unknown,
     }
 }

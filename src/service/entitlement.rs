@@ -1,5 +1,7 @@
 //! The use case of the entitlements view: what one subject holds by itself.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 
 use super::{Result, Service};
@@ -8,8 +10,11 @@ use crate::{
         entitlement::{Entitlement, entitlements},
         subject::Subject,
     },
-    store,
+    store::{self, lane::Connection},
 };
+
+/// How long the database may take to answer a view.
+const VIEW_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Service {
     /// What a subject holds at an instant, the present when none is given: the instant, and an entitlement for each
@@ -26,9 +31,12 @@ impl Service {
         at: Option<DateTime<Utc>>,
     ) -> Result<(DateTime<Utc>, Vec<Entitlement>)> {
         let at = at.unwrap_or_else(|| self.clock.now());
-        let catalogue = store::catalogue::load(self.database.readers()).await?;
-        let facts = store::facts::load(self.database.readers(), std::slice::from_ref(subject)).await?;
-        let facts = facts.into_iter().next().unwrap_or_default();
+        let read = async |lane: &mut Connection| {
+            let catalogue = store::catalogue::load(lane).await?;
+            let facts = store::facts::load(lane, std::slice::from_ref(subject)).await?;
+            Ok((catalogue, facts.into_iter().next().unwrap_or_default()))
+        };
+        let (catalogue, facts) = self.database.views().run(VIEW_TIMEOUT, read).await?;
         Ok((at, entitlements(&catalogue, &facts, at)))
     }
 }

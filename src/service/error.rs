@@ -38,9 +38,9 @@ pub enum Error {
     /// The database gave no value.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// The facts of a subject could not be read; several requests may have waited for the one query that failed.
-    #[error("facts could not be read")]
-    Facts(#[source] std::sync::Arc<store::Error>),
+    /// Nothing is known of what the answer rests on, and the database cannot be asked.
+    #[error("what the answer rests on is not known")]
+    Unknown,
     /// The work ended before it was done.
     #[error("the work was aborted")]
     Aborted(#[source] tokio::task::JoinError),

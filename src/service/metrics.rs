@@ -5,9 +5,10 @@
 
 use std::{fmt, time::Duration};
 
+use chrono::TimeDelta;
 use prometheus::{
-    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
-    TextEncoder, core::Collector,
+    Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder, core::Collector,
 };
 
 use super::cache::CacheSize;
@@ -19,6 +20,11 @@ use crate::{
 /// Bounds of the latency histograms, in seconds: from a cached answer to the longest that a caller may wait.
 const LATENCY_BUCKETS: [f64; 14] =
     [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0];
+
+/// Bounds of the histogram of how long changes take to be known, in seconds: from a notification to the promised bound.
+const VISIBILITY_BUCKETS: [f64; 12] = [0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+/// A difference of clocks that is worth a warning, in seconds.
+const SKEW_WARNING_S: f64 = 1.0;
 
 /// The hooks, as metrics name them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +45,32 @@ impl Hook {
         match self {
             Self::CustomizeAccessToken => "customize-access-token",
             Self::CustomizeToken => "customize-token",
+        }
+    }
+}
+
+/// How much is known of what a hook request was answered from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Freshness {
+    /// All of it was known to be right.
+    Fresh,
+    /// Some of it was right a while ago.
+    Stale,
+    /// Some of it was not known.
+    Unknown,
+}
+
+impl Freshness {
+    /// Every freshness.
+    pub const ALL: [Self; 3] = [Self::Fresh, Self::Stale, Self::Unknown];
+
+    /// The label of the freshness.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Stale => "stale",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -96,6 +128,15 @@ pub struct Metrics {
     cache_bytes: IntGaugeVec,
     database_errors: IntCounterVec,
     pool_connections: IntGaugeVec,
+    answers: [IntCounter; Freshness::ALL.len()],
+    breaker_open: IntGauge,
+    feed_silence: Gauge,
+    feed_trusted: IntGauge,
+    feed_changes: IntCounter,
+    feed_doubts: IntCounter,
+    lost_wakeups: IntCounter,
+    visibility: Histogram,
+    skew: Gauge,
 }
 
 impl fmt::Debug for Metrics {
@@ -147,6 +188,12 @@ impl Metrics {
             "Subjects looked up in the cache, by what was found.",
             &["result"],
         )?;
+        let answer_counts = counters(
+            "tollgate_answers_total",
+            "Decisions of hooks by how much was known of what they rest on.",
+            &["freshness"],
+        )?;
+        let answers = Freshness::ALL.map(|freshness| answer_counts.with_label_values(&[freshness.as_str()]));
         let metrics = Self {
             hooks,
             api_requests: counters(
@@ -176,6 +223,33 @@ impl Metrics {
                 "Connections of a pool, by whether somebody uses them.",
                 &["pool", "state"],
             )?,
+            answers,
+            breaker_open: IntGauge::new("tollgate_breaker_open", "1 while the database is not asked.")?,
+            feed_silence: Gauge::new(
+                "tollgate_feed_silence_seconds",
+                "Time since all changes made elsewhere were known.",
+            )?,
+            feed_trusted: IntGauge::new(
+                "tollgate_feed_trusted",
+                "1 while changes made elsewhere are heard of in time, 0 while what is cached is unsure.",
+            )?,
+            feed_changes: IntCounter::new("tollgate_feed_changes_total", "Changes that the feed showed.")?,
+            feed_doubts: IntCounter::new(
+                "tollgate_feed_doubts_total",
+                "Times that changes may have been missed, so that all was asked again.",
+            )?,
+            lost_wakeups: IntCounter::new(
+                "tollgate_feed_wakeups_lost_total",
+                "Wake-ups that could not be sent, and listeners that were lost.",
+            )?,
+            visibility: Histogram::with_opts(
+                HistogramOpts::new(
+                    "tollgate_change_visibility_seconds",
+                    "Time from a change, here or on another replica, until this replica's cache knew of it by the feed.",
+                )
+                .buckets(VISIBILITY_BUCKETS.to_vec()),
+            )?,
+            skew: Gauge::new("tollgate_database_clock_skew_seconds", "The database's clock less this machine's.")?,
             registry,
         };
         for kind in ["unavailable", "duplicate", "reference", "outcome_unknown", "unexpected"] {
@@ -197,6 +271,15 @@ impl Metrics {
             Box::new(metrics.database_errors.clone()),
             Box::new(metrics.pool_connections.clone()),
             Box::new(build),
+            Box::new(answer_counts),
+            Box::new(metrics.breaker_open.clone()),
+            Box::new(metrics.feed_silence.clone()),
+            Box::new(metrics.feed_trusted.clone()),
+            Box::new(metrics.feed_changes.clone()),
+            Box::new(metrics.feed_doubts.clone()),
+            Box::new(metrics.lost_wakeups.clone()),
+            Box::new(metrics.visibility.clone()),
+            Box::new(metrics.skew.clone()),
             #[cfg(target_os = "linux")]
             Box::new(prometheus::process_collector::ProcessCollector::for_self()),
         ])?;
@@ -245,6 +328,44 @@ impl Metrics {
     pub fn count_cache_lookups(&self, hits: usize, misses: usize) {
         self.cache_hits.inc_by(hits as u64);
         self.cache_misses.inc_by(misses as u64);
+    }
+
+    /// Counts how much was known of what a decision rests on.
+    pub fn count_answer(&self, freshness: Freshness) {
+        self.answers[freshness as usize].inc();
+    }
+
+    /// Counts that changes may have been missed.
+    pub fn count_feed_doubt(&self) {
+        self.feed_doubts.inc();
+    }
+
+    /// Counts a wake-up that was, or may have been, lost.
+    pub fn count_lost_wakeup(&self) {
+        self.lost_wakeups.inc();
+    }
+
+    /// Counts a change that the feed showed, and how long after it was made.
+    pub fn observe_visibility(&self, after: Duration) {
+        self.feed_changes.inc();
+        self.visibility.observe(after.as_secs_f64());
+    }
+
+    /// Sets by how much the database's clock is ahead of ours.
+    pub fn observe_skew(&self, ahead: TimeDelta) {
+        let seconds = ahead.as_seconds_f64();
+        self.skew.set(seconds);
+        if seconds.abs() > SKEW_WARNING_S {
+            tracing::warn!(seconds, "this machine's clock and the database's differ");
+        }
+    }
+
+    /// Sets the gauges of the feed and of the breaker. The silence is none where nobody else writes.
+    pub fn observe_feed(&self, silence: Option<Duration>, trusted_for: Duration, breaker_open: bool) {
+        let silence = silence.unwrap_or_default();
+        self.feed_silence.set(silence.as_secs_f64());
+        self.feed_trusted.set(i64::from(silence < trusted_for));
+        self.breaker_open.set(i64::from(breaker_open));
     }
 
     /// Counts a query that gave no value.

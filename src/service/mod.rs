@@ -4,14 +4,22 @@
 //! transaction, and no call leaves the process between its begin and its commit. A write is answered only after the
 //! cache was told of it ([`Service::commit`]): the order in which promise 1 of [`cache`] lies.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fmt::Write as _,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, Utc};
 use sea_orm::DatabaseTransaction;
+use tokio::task::JoinSet;
 use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::{
-    domain::{decision::Unmanaged, subject::Subject},
+    domain::{
+        decision::{OnUnknown, Unmanaged},
+        subject::Subject,
+    },
     store::{self, Database},
 };
 
@@ -22,12 +30,15 @@ pub mod decision;
 pub mod demo;
 pub mod entitlement;
 pub mod error;
+pub mod feed;
 pub mod metrics;
 pub mod subscription;
 
-use cache::{CatalogueCache, FactsCache};
+use cache::{Ages, Breaker, CatalogueCache, FactsCache, Found, Ground, TRUST_FOR, Trust};
 pub use clock::{Clock, SystemClock};
 pub use error::{Error, Result};
+use feed::Feed;
+pub use feed::FeedSettings;
 pub use metrics::Metrics;
 
 /// What an operator decides about the rules.
@@ -35,9 +46,27 @@ pub use metrics::Metrics;
 pub struct Policy {
     /// What happens to scopes that are not in the catalogue.
     pub unmanaged: Unmanaged,
+    /// What happens to managed scopes when nothing is known of whether they are held.
+    pub on_unknown: OnUnknown,
     /// How long facts are believed without asking again: it bounds how long a write by hand in the database goes
     /// unnoticed.
     pub max_age: Duration,
+    /// How long facts are used when the database cannot be asked.
+    pub max_stale: Duration,
+    /// How long a hook may take to be answered.
+    pub hook_timeout: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            unmanaged: Unmanaged::default(),
+            on_unknown: OnUnknown::default(),
+            max_age: Duration::from_secs(60),
+            max_stale: Duration::from_secs(10 * 60),
+            hook_timeout: Duration::from_millis(400),
+        }
+    }
 }
 
 /// Where a write came from, for the record of changes.
@@ -79,8 +108,10 @@ enum Touched<'a> {
 pub struct Service {
     clock: Arc<dyn Clock>,
     database: Database,
+    ground: Arc<Ground>,
     facts: Arc<FactsCache>,
     catalogue: Arc<CatalogueCache>,
+    feed: Arc<Feed>,
     metrics: Arc<Metrics>,
     policy: Policy,
 }
@@ -89,14 +120,35 @@ impl Service {
     /// The use cases on a database.
     #[must_use]
     pub fn new(database: Database, clock: Arc<dyn Clock>, metrics: Arc<Metrics>, policy: Policy) -> Arc<Self> {
-        Arc::new(Self {
-            facts: FactsCache::new(database.clone(), Arc::clone(&metrics), policy.max_age),
-            catalogue: CatalogueCache::new(database.clone(), Arc::clone(&metrics), policy.max_age),
-            clock,
-            database,
-            metrics,
-            policy,
-        })
+        let ground = Arc::new(Ground {
+            database: database.clone(),
+            metrics: Arc::clone(&metrics),
+            ages: Ages { max_age: policy.max_age, max_stale: policy.max_stale },
+            // A request whose query gets no answer still has the time to be answered from what is known.
+            query_timeout: policy.hook_timeout * 3 / 4,
+            trust: Trust::new(),
+            breaker: Breaker::default(),
+        });
+        let facts = FactsCache::new(Arc::clone(&ground));
+        let catalogue = CatalogueCache::new(Arc::clone(&ground));
+        let feed = Feed::new(
+            Arc::clone(&ground),
+            Arc::clone(&facts),
+            Arc::clone(&catalogue),
+            Arc::clone(&clock),
+            new_id(clock.now()),
+        );
+        Arc::new(Self { clock, database, ground, facts, catalogue, feed, metrics, policy })
+    }
+
+    /// Watches for changes made elsewhere until the set is dropped. A service that is not alone on its database must
+    /// be watching before it answers anything.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Store`] when the database cannot be asked.
+    pub async fn watch(&self, settings: FeedSettings) -> Result<JoinSet<()>> {
+        Ok(self.feed.watch(settings).await?)
     }
 
     /// The metrics of this service.
@@ -111,15 +163,17 @@ impl Service {
         self.clock.now()
     }
 
-    /// Whether the service can decide: the catalogue is known and the database answers.
+    /// Whether the service can decide: the catalogue has been read. Readiness outlives the database, for as long as
+    /// cached answers can be given.
     ///
     /// # Errors
     ///
-    /// [`Error::Store`] when the database cannot be asked.
+    /// [`Error::Unknown`] when it cannot.
     pub async fn check_ready(&self) -> Result<()> {
-        self.database.ping().await?;
-        self.catalogue.get().await?;
-        Ok(())
+        match self.catalogue.get(self.policy.hook_timeout).await {
+            Found::Fresh(_) | Found::Stale(_) => Ok(()),
+            Found::Unknown => Err(Error::Unknown),
+        }
     }
 
     /// The metrics in the text format of Prometheus, with the gauges read now.
@@ -127,6 +181,8 @@ impl Service {
     pub fn render_metrics(&self) -> String {
         self.metrics.observe_pools(&self.database.pool_use());
         self.metrics.observe_cache(&self.facts.size());
+        let silence = self.ground.trust.silence(Instant::now());
+        self.metrics.observe_feed(silence, TRUST_FOR, self.ground.breaker.is_open());
         self.metrics.render()
     }
 
@@ -143,8 +199,13 @@ impl Service {
         if matches!(committed, Ok(()) | Err(store::Error::OutcomeUnknown(_))) {
             match touched {
                 Touched::Subject(subject) => self.facts.changed(subject),
-                Touched::Catalogue => self.catalogue.changed(),
+                Touched::Catalogue => {
+                    self.catalogue.changed();
+                    // Read before the answer, so that the rules are known even if the database goes away right after.
+                    self.catalogue.get(self.policy.hook_timeout).await;
+                }
             }
+            self.feed.committed();
         }
         Ok(committed?)
     }
@@ -164,4 +225,16 @@ async fn to_its_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + S
         Ok(result) => result,
         Err(error) => Err(Error::Aborted(error)),
     }
+}
+
+/// An error and all that lies behind it, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        // Writing into a string does not fail.
+        let _ = write!(line, ": {error}");
+        source = error.source();
+    }
+    line
 }

@@ -3,27 +3,30 @@
 use entity::catalogue::{ActiveModel, Column, Entity, Model};
 use sea_orm::{
     ActiveModelTrait as _, ColumnTrait as _, ConnectionTrait, DatabaseTransaction, EntityTrait as _, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _, Set,
+    QueryOrder as _, QuerySelect as _, Set, sqlx,
 };
 
-use super::error::{Error, Result};
+use super::{
+    error::{Error, Result},
+    lane::Connection,
+};
 use crate::domain::{
     catalogue::{Catalogue, CatalogueScope, Description, Requires, Rule},
     scope::Scope,
 };
+
+const RULES: &str = "SELECT name, requires, enforced FROM catalogue_scope";
 
 /// The rules of all managed scopes.
 ///
 /// # Errors
 ///
 /// [`Error::Unavailable`] when the database cannot be asked.
-pub async fn load<C: ConnectionTrait>(connection: &C) -> Result<Catalogue> {
-    let rows: Vec<(String, String, bool)> = Entity::find()
-        .select_only()
-        .columns([Column::Name, Column::Requires, Column::Enforced])
-        .into_tuple()
-        .all(connection)
-        .await?;
+pub async fn load(connection: &mut Connection) -> Result<Catalogue> {
+    let rows: Vec<(String, String, bool)> = match connection {
+        Connection::Postgres(connection) => sqlx::query_as(RULES).fetch_all(connection).await?,
+        Connection::Sqlite(connection) => sqlx::query_as(RULES).fetch_all(&mut **connection).await?,
+    };
     rows.into_iter()
         .map(|(name, requires, enforced)| Ok((scope(&name)?, Rule { requires: self::requires(&requires)?, enforced })))
         .collect()

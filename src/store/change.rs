@@ -1,12 +1,44 @@
-//! Queries of the changes.
+//! Queries of the changes: recording one, and reading what others recorded.
 
 use chrono::{DateTime, Utc};
 use entity::change::{ActiveModel, Entity};
-use sea_orm::{DatabaseTransaction, EntityTrait as _, NotSet, Set};
+use sea_orm::{
+    ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait as _, NotSet, Set, Statement,
+    sqlx::{self, PgConnection},
+};
 use uuid::Uuid;
 
-use super::error::Result;
-use crate::domain::{scope::Scope, subject::Subject};
+use super::error::{Error, Result};
+use crate::domain::{
+    scope::Scope,
+    subject::{Subject, SubjectId, SubjectType},
+};
+
+/// The most changes that are read one by one; when there are more, all that is cached counts as changed.
+const MAX_NEWS: i64 = 10_000;
+
+// One statement is one snapshot, so the changes are those that this very snapshot shows and the last one did not:
+// each once, in whatever order they were committed, and none waits for another transaction to end. The comparison
+// with the oldest transaction that the last snapshot did not know the end of is there for the index.
+const NEWS: &str = "
+SELECT pg_current_snapshot()::text, pg_snapshot_xmin(pg_current_snapshot())::text::bigint, clock_timestamp(),
+    change.noun, change.subject_type, change.subject_id, change.at
+FROM (SELECT 1) AS always
+LEFT JOIN (
+    SELECT noun, subject_type, subject_id, at FROM change
+    WHERE xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(xid, $1::text::pg_snapshot)
+    LIMIT $2
+) AS change ON true";
+
+const START: &str = "SELECT pg_current_snapshot()::text, pg_snapshot_xmin(pg_current_snapshot())::text::bigint";
+
+const PRUNE_ON_POSTGRES: &str = "
+DELETE FROM change WHERE seq IN (
+    SELECT seq FROM change WHERE at < $1 AND xid < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY seq LIMIT 10000
+)";
+
+const PRUNE_ON_SQLITE: &str =
+    "DELETE FROM change WHERE seq IN (SELECT seq FROM change WHERE at < ?1 ORDER BY seq LIMIT 10000)";
 
 /// What a change was made to.
 #[derive(Debug, Clone, Copy)]
@@ -65,4 +97,105 @@ pub async fn insert(transaction: &DatabaseTransaction, change: Change<'_>) -> Re
     };
     Entity::insert(row).exec_without_returning(transaction).await?;
     Ok(())
+}
+
+/// Up to where a reader of the feed has read: a snapshot of Postgres.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Horizon {
+    snapshot: String,
+    oldest: i64,
+}
+
+impl Horizon {
+    /// Whether this is a horizon of another database, or of one that was set back: a snapshot never grows older.
+    #[must_use]
+    pub fn is_before(&self, other: &Self) -> bool {
+        self.oldest < other.oldest
+    }
+}
+
+/// A change that was made, as far as a cache needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// Whose subscription was changed; none when it was the catalogue.
+    pub subject: Option<Subject>,
+    /// When it was made, by the clock of the replica that made it.
+    pub at: DateTime<Utc>,
+}
+
+/// What a look at the feed showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    /// Up to where it was read.
+    pub horizon: Horizon,
+    /// The changes since the last look; none when there are too many to name.
+    pub news: Option<Vec<News>>,
+    /// The present by the database's clock.
+    pub database_now: DateTime<Utc>,
+}
+
+/// Where a reader of the feed begins: it knows all that was committed before.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`] when the database cannot be asked.
+pub async fn start(connection: &mut PgConnection) -> Result<Horizon> {
+    let (snapshot, oldest) = sqlx::query_as(START).fetch_one(connection).await?;
+    Ok(Horizon { snapshot, oldest })
+}
+
+/// The changes since a horizon.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`] when the database cannot be asked.
+pub async fn look(connection: &mut PgConnection, since: &Horizon) -> Result<Look> {
+    type NewsRow = (String, i64, DateTime<Utc>, Option<String>, Option<String>, Option<String>, Option<DateTime<Utc>>);
+    let query = sqlx::query_as(NEWS).bind(&since.snapshot).bind(MAX_NEWS + 1);
+    let rows: Vec<NewsRow> = query.fetch_all(connection).await?;
+    let (snapshot, oldest, database_now, ..) = rows.first().ok_or_else(|| Error::corrupt("snapshot"))?.clone();
+    let horizon = Horizon { snapshot, oldest };
+    if rows.len() > usize::try_from(MAX_NEWS).unwrap_or(usize::MAX) {
+        return Ok(Look { horizon, news: None, database_now });
+    }
+    let mut news = Vec::with_capacity(rows.len());
+    for (_, _, _, noun, kind, id, at) in rows {
+        // The one row of a look without changes has none of a change's columns.
+        if noun.is_none() {
+            continue;
+        }
+        let subject = match (kind, id) {
+            (Some(kind), Some(id)) => Some(Subject {
+                kind: SubjectType::parse(&kind).ok_or_else(|| Error::corrupt("subject_type"))?,
+                id: SubjectId::parse(&id).map_err(|_| Error::corrupt("subject_id"))?,
+            }),
+            _ => None,
+        };
+        news.push(News { subject, at: at.ok_or_else(|| Error::corrupt("at"))? });
+    }
+    Ok(Look { horizon, news: Some(news), database_now })
+}
+
+/// Which version of the file the writer's connection sees: it changes when another process writes to it.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`] when the file cannot be read.
+pub async fn data_version(writers: &DatabaseConnection) -> Result<i64> {
+    let statement = Statement::from_string(DbBackend::Sqlite, "PRAGMA data_version");
+    let row = writers.query_one_raw(statement).await?.ok_or_else(|| Error::corrupt("data_version"))?;
+    Ok(row.try_get_by_index(0)?)
+}
+
+/// Deletes some of the changes that are older than `before` and that no reader of the feed can still have to see, and
+/// tells how many.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`] when the database cannot be asked.
+pub async fn prune(writers: &DatabaseConnection, before: DateTime<Utc>) -> Result<u64> {
+    let backend = writers.get_database_backend();
+    let sql = if backend == DbBackend::Postgres { PRUNE_ON_POSTGRES } else { PRUNE_ON_SQLITE };
+    let deleted = writers.execute_raw(Statement::from_sql_and_values(backend, sql, [before.into()])).await?;
+    Ok(deleted.rows_affected())
 }

@@ -1,38 +1,59 @@
-//! The pools of connections to one database, SQLite or Postgres.
+//! The connections to one database, SQLite or Postgres.
 
-use std::{str::FromStr as _, time::Duration};
+use std::{str::FromStr as _, sync::Arc, time::Duration};
 
 use sea_orm::{
     DatabaseConnection, DatabaseTransaction, DbBackend, SqliteTransactionMode, SqlxPostgresConnector,
     SqlxSqliteConnector, TransactionOptions, TransactionTrait as _,
     sqlx::{
-        self, ConnectOptions as _,
-        postgres::{PgConnectOptions, PgPoolOptions},
+        self, ConnectOptions as _, Connection as _,
+        postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
         sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
     },
 };
 
-use super::error::{Error, Result};
+use super::{
+    error::{Error, Result},
+    lane::{Connection, Lanes, Opening},
+};
 
-/// Connections that wait for hooks alone, so that slow reports and imports never queue before a login.
-const HOOK_CONNECTIONS: u32 = 8;
+/// Connections that wait for hooks alone, so that slow reports and imports never queue before a login: one for each
+/// load that may be under way, one for the catalogue, one to spare.
+const HOOK_LANES: usize = 6;
+/// Connections for the views of the management API.
+const VIEW_LANES: usize = 2;
 /// Connections of the management API on Postgres, and its readers on SQLite.
 const API_CONNECTIONS: u32 = 8;
-/// How long a query waits for a free connection before the database counts as unavailable.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a query of the management API waits for a free connection before the database counts as unavailable.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long SQLite waits for another process that writes to the same file.
-const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a query of a hook may run in Postgres, in milliseconds: nobody waits that long, but Postgres cannot know.
+const HOOK_STATEMENT_TIMEOUT_MS: &str = "1000";
+/// How long a statement of the management API may run in Postgres, in milliseconds.
+const API_STATEMENT_TIMEOUT_MS: &str = "5000";
+/// How long a statement may wait for a lock in Postgres, in milliseconds.
+const LOCK_TIMEOUT_MS: &str = "3000";
 /// A transaction that a dead client left open is ended by Postgres after this time, in milliseconds.
 const IDLE_IN_TRANSACTION_TIMEOUT_MS: &str = "10000";
+/// How long a pooled connection may take to show that it is alive.
+const PING_TIMEOUT: Duration = Duration::from_millis(500);
+/// A pooled connection that was used this shortly ago is taken to be alive.
+const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
+/// How long a commit may take. What takes longer has an unknown outcome.
+pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The connections to one database.
 ///
 /// On SQLite one connection writes and the others cannot; on Postgres the API's pool does both.
 #[derive(Debug, Clone)]
 pub struct Database {
-    hooks: DatabaseConnection,
+    hooks: Arc<Lanes>,
+    views: Arc<Lanes>,
+    feed: Arc<Lanes>,
     readers: DatabaseConnection,
     writers: DatabaseConnection,
+    postgres: Option<Box<PgConnectOptions>>,
 }
 
 /// The address of a database is not one that Tollgate can use. The message never holds the address: it may hold a
@@ -90,16 +111,22 @@ impl Database {
             .foreign_keys(true)
             .busy_timeout(SQLITE_BUSY_TIMEOUT)
             .disable_statement_logging();
-        let pool = || SqlitePoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT).test_before_acquire(false);
+        let pool = |size| {
+            let options = SqlitePoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE_TIMEOUT);
+            options.test_before_acquire(false).idle_timeout(None).max_lifetime(None)
+        };
         // The writer comes first: it creates the file and switches it to WAL.
-        let writers = pool().max_connections(1).connect_with(options.clone()).await.map_err(ConnectError::Open)?;
-        let read = |size| pool().max_connections(size).connect_with(options.clone().pragma("query_only", "on"));
-        let hooks = read(HOOK_CONNECTIONS).await.map_err(ConnectError::Open)?;
-        let readers = read(API_CONNECTIONS).await.map_err(ConnectError::Open)?;
+        let writers = pool(1).connect_with(options.clone()).await.map_err(ConnectError::Open)?;
+        let reading = options.pragma("query_only", "on");
+        let readers = pool(API_CONNECTIONS).connect_with(reading.clone()).await.map_err(ConnectError::Open)?;
+        let lanes = |size| Arc::new(Lanes::new(Opening::Sqlite(Box::new(reading.clone())), size));
         Ok(Self {
-            hooks: SqlxSqliteConnector::from_sqlx_sqlite_pool(hooks),
+            hooks: lanes(HOOK_LANES),
+            views: lanes(VIEW_LANES),
+            feed: lanes(1),
             readers: SqlxSqliteConnector::from_sqlx_sqlite_pool(readers),
             writers: SqlxSqliteConnector::from_sqlx_sqlite_pool(writers),
+            postgres: None,
         })
     }
 
@@ -107,15 +134,36 @@ impl Database {
         let options = PgConnectOptions::from_str(url)
             .map_err(|_| ConnectError::InvalidUrl)?
             .application_name("tollgate")
-            .options([("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT_MS)])
             .disable_statement_logging();
-        let pool = |size, options| {
-            PgPoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE_TIMEOUT).connect_with(options)
-        };
-        let hooks = pool(HOOK_CONNECTIONS, options.clone()).await.map_err(ConnectError::Open)?;
-        let api = pool(API_CONNECTIONS, options).await.map_err(ConnectError::Open)?;
+        let hooks = options.clone().options([("statement_timeout", HOOK_STATEMENT_TIMEOUT_MS)]);
+        let api = options.clone().options([
+            ("statement_timeout", API_STATEMENT_TIMEOUT_MS),
+            ("lock_timeout", LOCK_TIMEOUT_MS),
+            ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT_MS),
+        ]);
+        let api = PgPoolOptions::new()
+            .max_connections(API_CONNECTIONS)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            // The pool's own pings have no time limit, so a connection whose other end has vanished would hold its
+            // place in the pool for minutes.
+            .test_before_acquire(false)
+            .before_acquire(|connection, meta| {
+                Box::pin(async move { if meta.idle_for > PING_AFTER_IDLE { ping(connection).await } else { Ok(true) } })
+            })
+            .after_release(|connection, _| Box::pin(ping(connection)))
+            .connect_with(api)
+            .await
+            .map_err(ConnectError::Open)?;
         let api = SqlxPostgresConnector::from_sqlx_postgres_pool(api);
-        Ok(Self { hooks: SqlxPostgresConnector::from_sqlx_postgres_pool(hooks), readers: api.clone(), writers: api })
+        let lanes = |size| Arc::new(Lanes::new(Opening::Postgres(Box::new(hooks.clone())), size));
+        Ok(Self {
+            hooks: lanes(HOOK_LANES),
+            views: lanes(VIEW_LANES),
+            feed: lanes(1),
+            readers: api.clone(),
+            writers: api,
+            postgres: Some(Box::new(options)),
+        })
     }
 
     /// Which database it is.
@@ -124,16 +172,40 @@ impl Database {
         self.writers.get_database_backend()
     }
 
-    /// Connections for the hooks' reads.
+    /// Connections for what hooks read.
     #[must_use]
-    pub fn hooks(&self) -> &DatabaseConnection {
+    pub fn hooks(&self) -> &Lanes {
         &self.hooks
+    }
+
+    /// Connections for the management API's reads of what hooks read.
+    #[must_use]
+    pub fn views(&self) -> &Lanes {
+        &self.views
+    }
+
+    /// The connection of the change feed.
+    #[must_use]
+    pub fn feed(&self) -> &Lanes {
+        &self.feed
     }
 
     /// Connections for the management API's reads.
     #[must_use]
     pub fn readers(&self) -> &DatabaseConnection {
         &self.readers
+    }
+
+    /// Connections for what is written outside of a transaction.
+    #[must_use]
+    pub fn writers(&self) -> &DatabaseConnection {
+        &self.writers
+    }
+
+    /// How to open a connection to Postgres that listens; none on SQLite.
+    #[must_use]
+    pub fn postgres(&self) -> Option<&PgConnectOptions> {
+        self.postgres.as_deref()
     }
 
     /// Begins a transaction that writes. On SQLite it takes the write lock at once: a transaction that began as a
@@ -150,28 +222,48 @@ impl Database {
         Ok(self.writers.begin_with_options(options).await?)
     }
 
-    /// Asks the database for a sign of life on a connection of the hooks.
+    /// Asks the database for a sign of life on a connection of the hooks, within `timeout`.
     ///
     /// # Errors
     ///
     /// [`Error::Unavailable`] when there is none.
-    pub async fn ping(&self) -> Result<()> {
-        Ok(self.hooks.ping().await?)
+    pub async fn ping(&self, timeout: Duration) -> Result<()> {
+        let ask = async |connection: &mut Connection| match connection {
+            Connection::Postgres(connection) => Ok(connection.ping().await?),
+            Connection::Sqlite(connection) => Ok(connection.ping().await?),
+        };
+        self.hooks.run(timeout, ask).await
     }
 
     /// How busy each pool is.
     #[must_use]
     pub fn pool_use(&self) -> Vec<PoolUse> {
-        let mut pools = vec![pool_use("hooks", &self.hooks), pool_use("api", &self.readers)];
+        let lanes = |pool, lanes: &Lanes| {
+            let (open, idle) = lanes.usage();
+            pool_use(pool, open, idle)
+        };
+        let pool = |name, connection: &DatabaseConnection| {
+            if connection.get_database_backend() == DbBackend::Postgres {
+                let pool = connection.get_postgres_connection_pool();
+                pool_use(name, pool.size() as usize, pool.num_idle())
+            } else {
+                let pool = connection.get_sqlite_connection_pool();
+                pool_use(name, pool.size() as usize, pool.num_idle())
+            }
+        };
+        let mut pools = vec![lanes("hooks", &self.hooks), lanes("views", &self.views), pool("api", &self.readers)];
         if self.backend() == DbBackend::Sqlite {
-            pools.push(pool_use("writer", &self.writers));
+            pools.push(pool("writer", &self.writers));
         }
         pools
     }
 
     /// Closes all connections, after what is under way on them.
     pub async fn close(&self) {
-        for pool in [&self.hooks, &self.readers, &self.writers] {
+        for lanes in [&self.hooks, &self.views, &self.feed] {
+            lanes.close().await;
+        }
+        for pool in [&self.readers, &self.writers] {
             // Closing a pool twice, or one whose database is gone, is no error worth telling.
             let _ = pool.close_by_ref().await;
         }
@@ -182,18 +274,21 @@ impl Database {
 ///
 /// # Errors
 ///
-/// [`Error::OutcomeUnknown`] when the connection broke before the answer came.
+/// [`Error::OutcomeUnknown`] when the connection broke, or the time was over, before the answer came.
 pub async fn commit(transaction: DatabaseTransaction) -> Result<()> {
-    transaction.commit().await.map_err(Error::of_commit)
+    match tokio::time::timeout(COMMIT_TIMEOUT, transaction.commit()).await {
+        Ok(committed) => committed.map_err(Error::of_commit),
+        Err(_) => Err(Error::OutcomeUnknown(sea_orm::DbErr::Custom("no answer came in time".to_owned()))),
+    }
 }
 
-fn pool_use(pool: &'static str, connection: &DatabaseConnection) -> PoolUse {
-    let (open, idle) = if connection.get_database_backend() == DbBackend::Postgres {
-        let pool = connection.get_postgres_connection_pool();
-        (pool.size(), pool.num_idle())
-    } else {
-        let pool = connection.get_sqlite_connection_pool();
-        (pool.size(), pool.num_idle())
-    };
-    PoolUse { pool, open, idle: u32::try_from(idle).unwrap_or(u32::MAX) }
+/// Whether a connection is alive; an error closes it without another word on it.
+async fn ping(connection: &mut PgConnection) -> std::result::Result<bool, sqlx::Error> {
+    tokio::time::timeout(PING_TIMEOUT, connection.ping()).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
+    Ok(true)
+}
+
+fn pool_use(pool: &'static str, open: usize, idle: usize) -> PoolUse {
+    let count = |connections| u32::try_from(connections).unwrap_or(u32::MAX);
+    PoolUse { pool, open: count(open), idle: count(idle) }
 }

@@ -1,5 +1,7 @@
 //! What a query can answer instead of a value.
 
+use std::sync::Arc;
+
 use sea_orm::{DbErr, RuntimeErr, SqlErr, sqlx};
 
 /// The answer of a query.
@@ -26,6 +28,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// An outage that no library told of.
+    pub(crate) fn unavailable(reason: &str) -> Self {
+        Self::Unavailable(DbErr::Custom(reason.to_owned()))
+    }
+
     /// A row that does not hold what its table promises. The value itself is not told: it may be personal.
     pub(super) fn corrupt(column: &'static str) -> Self {
         Self::Unexpected(DbErr::Type(format!("column `{column}` holds an impossible value")))
@@ -38,6 +45,12 @@ impl Error {
             Some(sqlx::Error::Database(_)) => error.into(),
             _ => Self::OutcomeUnknown(error),
         }
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        DbErr::Query(RuntimeErr::SqlxError(Arc::new(error))).into()
     }
 }
 

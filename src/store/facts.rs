@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement, Value, sea_query::ArrayType};
+use sea_orm::sqlx::{self, ColumnIndex, Decode, Row, Type};
 
 use super::{
     catalogue::scope,
     error::{Error, Result},
+    lane::Connection,
 };
-use crate::domain::{facts::Facts, life::Life, subject::Subject, window::Window};
+use crate::domain::{facts::Facts, life::Life, scope::Scope, subject::Subject, window::Window};
 
 // Both statements are constant, so each is parsed and planned once a connection, however many subjects it asks for.
 // `place` is the subject's position in the question: the ids need not come back.
@@ -40,37 +41,39 @@ CROSS JOIN subscription_scope AS named ON named.subscription_id = subscription.i
 /// # Errors
 ///
 /// [`Error::Unavailable`] when the database cannot be asked.
-pub async fn load<C: ConnectionTrait>(connection: &C, subjects: &[Subject]) -> Result<Vec<Facts>> {
-    let rows = connection.query_all_raw(statement(connection.get_database_backend(), subjects)?).await?;
-    let mut pairs: HashMap<usize, Vec<_>> = HashMap::with_capacity(subjects.len());
-    for row in &rows {
-        let place: i64 = row.try_get_by_index(0)?;
-        let place = usize::try_from(place).map_err(|_| Error::corrupt("place"))?;
-        let name: String = row.try_get_by_index(1)?;
-        pairs.entry(place).or_default().push((scope(&name)?, life(row)?));
-    }
-    let facts = |place| pairs.remove(&place).map_or_else(Facts::default, Facts::new);
-    Ok((1..=subjects.len()).map(facts).collect())
-}
-
-fn life(row: &QueryResult) -> Result<Life> {
-    let valid_from: DateTime<Utc> = row.try_get_by_index(2)?;
-    let valid_until: Option<DateTime<Utc>> = row.try_get_by_index(3)?;
-    let canceled_at: Option<DateTime<Utc>> = row.try_get_by_index(4)?;
-    let window = Window::new(valid_from, valid_until).map_err(|_| Error::corrupt("valid_until"))?;
-    Ok(Life { window, canceled_at })
-}
-
-fn statement(backend: DbBackend, subjects: &[Subject]) -> Result<Statement> {
+pub async fn load(connection: &mut Connection, subjects: &[Subject]) -> Result<Vec<Facts>> {
     let kinds = subjects.iter().map(|subject| subject.kind.as_str());
     let ids = subjects.iter().map(|subject| subject.id.as_str());
-    Ok(if backend == DbBackend::Postgres {
-        let array = |texts: Vec<Value>| Value::Array(ArrayType::String, Some(Box::new(texts)));
-        let values = [array(kinds.map(Value::from).collect()), array(ids.map(Value::from).collect())];
-        Statement::from_sql_and_values(backend, POSTGRES, values)
-    } else {
-        let wanted: Vec<(&str, &str)> = kinds.zip(ids).collect();
-        let wanted = serde_json::to_string(&wanted).map_err(|_| Error::corrupt("subject_id"))?;
-        Statement::from_sql_and_values(backend, SQLITE, [wanted.into()])
-    })
+    match connection {
+        Connection::Postgres(connection) => {
+            let (kinds, ids): (Vec<&str>, Vec<&str>) = (kinds.collect(), ids.collect());
+            let rows = sqlx::query(POSTGRES).bind(kinds).bind(ids).fetch_all(connection).await?;
+            facts(&rows, subjects.len())
+        }
+        Connection::Sqlite(connection) => {
+            let wanted: Vec<(&str, &str)> = kinds.zip(ids).collect();
+            let wanted = serde_json::to_string(&wanted).map_err(|_| Error::corrupt("subject_id"))?;
+            let rows = sqlx::query(SQLITE).bind(wanted).fetch_all(&mut **connection).await?;
+            facts(&rows, subjects.len())
+        }
+    }
+}
+
+fn facts<R: Row>(rows: &[R], subjects: usize) -> Result<Vec<Facts>>
+where
+    usize: ColumnIndex<R>,
+    for<'r> i64: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> &'r str: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> DateTime<Utc>: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> Option<DateTime<Utc>>: Decode<'r, R::Database> + Type<R::Database>,
+{
+    let mut pairs: HashMap<usize, Vec<(Scope, Life)>> = HashMap::with_capacity(subjects);
+    for row in rows {
+        let place = usize::try_from(row.try_get::<i64, _>(0)?).map_err(|_| Error::corrupt("place"))?;
+        let window = Window::new(row.try_get(2)?, row.try_get(3)?).map_err(|_| Error::corrupt("valid_until"))?;
+        let life = Life { window, canceled_at: row.try_get(4)? };
+        pairs.entry(place).or_default().push((scope(row.try_get(1)?)?, life));
+    }
+    let facts = |place| pairs.remove(&place).map_or_else(Facts::default, Facts::new);
+    Ok((1..=subjects).map(facts).collect())
 }

@@ -9,6 +9,7 @@ pub mod change;
 pub mod database;
 pub mod error;
 pub mod facts;
+pub mod lane;
 pub mod schema;
 pub mod subscription;
 

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use tollgate::domain::{
     catalogue::{Catalogue, Requires, Rule},
-    decision::{Outcome, Parties, Reason, Unmanaged, decide},
+    decision::{Knowledge, OnUnknown, Outcome, Parties, Reason, Stance, Unmanaged, decide},
     entitlement::entitlements,
     facts::Facts,
     life::Life,
@@ -151,9 +151,10 @@ fn catalogue(world: &World) -> Catalogue {
 fn outcomes(world: &World, now: i64) -> Vec<Outcome<'_>> {
     let unmanaged = if world.remove_unmanaged { Unmanaged::Remove } else { Unmanaged::Keep };
     let (user, client) = (world.user.as_deref().map(facts), facts(&world.client));
-    let parties = Parties { user: user.as_ref(), client: &client };
+    let parties = Parties { user: user.as_ref().map(Knowledge::Known), client: Knowledge::Known(&client) };
     let requested: Vec<&str> = world.requested.iter().map(String::as_str).collect();
-    decide(&catalogue(world), unmanaged, parties, &requested, at(now)).outcomes
+    let stance = Stance { unmanaged, on_unknown: OnUnknown::Error };
+    decide(&catalogue(world), stance, parties, &requested, at(now)).expect("everything is known").outcomes
 }
 
 // The worlds.

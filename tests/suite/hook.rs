@@ -1,7 +1,7 @@
 //! The hooks as Access calls them: what they answer, to the byte, and when.
 
 use serde_json::json;
-use tollgate::{domain::decision::Unmanaged, http::auth::HookAuth};
+use tollgate::{domain::decision::Unmanaged, http::auth::HookAuth, service::Policy};
 
 use crate::support::{ACCESS_TOKEN, HOOK_CREDENTIALS, JSON, MICROSECOND, Options, TOKEN, instant, on_both, timestamp};
 
@@ -137,7 +137,7 @@ on_both! {
     }
 
     async fn unmanaged_scopes_can_be_removed_but_for_those_of_the_protocol(database) {
-        let app = database.app_with(Options { unmanaged: Unmanaged::Remove, ..Options::default() }).await;
+        let app = database.app_with(Options { policy: Policy { unmanaged: Unmanaged::Remove, ..Policy::default() }, ..Options::default() }).await;
         let scopes = ["openid", "profile", "email", "address", "phone", "offline_access", "other"];
         assert_eq!(app.removed(Some("u"), "c", &scopes).await, ["other"]);
         app.register("email").await;

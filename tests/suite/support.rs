@@ -16,16 +16,20 @@ use hyper::{HeaderMap, Method, Request, StatusCode};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, sqlx};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, runtime, sync::watch, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    runtime,
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
 use tollgate::{
-    domain::decision::Unmanaged,
     http::{
         self,
         auth::{HookAuth, ManagementAuth},
         router::{Readiness, Router, Surface},
         server,
     },
-    service::{Clock, Metrics, Policy, Service},
+    service::{Clock, FeedSettings, Metrics, Policy, Service},
     store::{self, Database},
 };
 
@@ -161,10 +165,10 @@ impl TestDatabase {
         let database = self.connect().await;
         let clock = Arc::new(TestClock::default());
         let metrics = Arc::new(Metrics::new().expect("metrics"));
-        let policy = Policy { unmanaged: options.unmanaged, max_age: options.max_age };
-        let service = Service::new(database.clone(), Arc::clone(&clock) as Arc<dyn Clock>, metrics, policy);
+        let service = Service::new(database.clone(), Arc::clone(&clock) as Arc<dyn Clock>, metrics, options.policy);
+        let feed = service.watch(options.feed).await.expect("a feed");
         self.services.lock().expect("no test holds it").push(Arc::clone(&service));
-        App::start(service, database, clock, options).await
+        App::start(service, database, clock, feed, options).await
     }
 }
 
@@ -178,10 +182,10 @@ async fn execute_on_server(url: &str, statement: &str) {
 /// How a test's service differs from the usual one.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// What happens to unmanaged scopes.
-    pub unmanaged: Unmanaged,
-    /// How long facts are believed.
-    pub max_age: Duration,
+    /// What is decided where the rules leave it to the operator.
+    pub policy: Policy,
+    /// How the change feed works.
+    pub feed: FeedSettings,
     /// Whether changes need `If-Match`.
     pub require_if_match: bool,
     /// The credentials of the hooks.
@@ -193,8 +197,9 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            unmanaged: Unmanaged::Keep,
-            max_age: Duration::from_secs(60),
+            // A machine that runs many tests at once is slow to answer; what is tested in time sets a time of its own.
+            policy: Policy { hook_timeout: Duration::from_secs(10), ..Policy::default() },
+            feed: FeedSettings { wake_up: true },
             require_if_match: false,
             hook_auth: HookAuth::default().with_basic("hook", "hook"),
             management_auth: ManagementAuth::default().with_bootstrap("admin-token"),
@@ -244,13 +249,21 @@ pub struct App {
     pub operations: SocketAddr,
     /// Whether it takes on work.
     pub readiness: Arc<Readiness>,
+    /// The tasks that watch for changes made elsewhere.
+    pub feed: JoinSet<()>,
     stop: watch::Sender<bool>,
     servers: Vec<JoinHandle<()>>,
     client: Client<hyper_util::client::legacy::connect::HttpConnector, Full<Bytes>>,
 }
 
 impl App {
-    async fn start(service: Arc<Service>, database: Database, clock: Arc<TestClock>, options: Options) -> Self {
+    async fn start(
+        service: Arc<Service>,
+        database: Database,
+        clock: Arc<TestClock>,
+        feed: JoinSet<()>,
+        options: Options,
+    ) -> Self {
         let readiness = Readiness::new();
         let app = http::App { service: Arc::clone(&service), require_if_match: options.require_if_match };
         let app = Arc::new(app);
@@ -268,7 +281,18 @@ impl App {
         let (address, main) = serve(router().with(Surface::Hooks).with(Surface::Management)).await;
         let (operations, operator) = serve(router().with(Surface::Operations)).await;
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Self { service, database, clock, address, operations, readiness, stop, servers: vec![main, operator], client }
+        Self {
+            service,
+            database,
+            clock,
+            address,
+            operations,
+            readiness,
+            feed,
+            stop,
+            servers: vec![main, operator],
+            client,
+        }
     }
 
     /// The present of the service.

@@ -7,16 +7,88 @@
 //!
 //! 1. A request that starts after a write's success was answered never sees facts read before that commit: not from
 //!    an entry, not by joining a load that was under way, not because a slow load was stored late.
-//! 2. Entries outlive doubt. What is uncertain is asked again, and not thrown away.
+//! 2. Entries outlive doubt. What is uncertain is asked again, and not thrown away: when the database cannot be
+//!    asked, it is used for as long as the operator allows.
 //! 3. An entry is never overwritten by older facts.
 //!
-//! They rest on stamps. A [`Stamp`](generations::Stamp) is taken before a query begins, and what the query finds is
-//! kept with it. A writer commits, then moves the stamp, then answers. Facts are fresh while their stamp is still
-//! the present one: then no write was answered between their query and now.
+//! The [`protocol`] keeps them within this process, [`trust`] tells whether the feed of changes made elsewhere is
+//! heard, and the [`breaker`] keeps an outage from being asked about by every request.
 
+mod breaker;
 mod catalogue;
 mod facts;
-mod generations;
+mod platform;
+mod protocol;
+mod trust;
 
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+pub use breaker::Breaker;
 pub use catalogue::CatalogueCache;
-pub use facts::{CacheSize, FactsCache};
+pub use facts::FactsCache;
+pub use platform::CacheSize;
+pub use trust::{TRUST_FOR, Trust};
+
+use super::metrics::Metrics;
+use crate::store::{self, Database};
+
+/// How long what was read is believed.
+#[derive(Debug, Clone, Copy)]
+pub struct Ages {
+    /// Without asking again.
+    pub max_age: Duration,
+    /// When the database cannot be asked, counted from the last instant at which it was known to be right.
+    pub max_stale: Duration,
+}
+
+/// What the caches of one service share.
+#[derive(Debug)]
+pub struct Ground {
+    /// The database.
+    pub database: Database,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// How long what was read is believed.
+    pub ages: Ages,
+    /// How long one query may take before it counts as unanswered.
+    pub query_timeout: Duration,
+    /// Whether changes made elsewhere would be known by now.
+    pub trust: Trust,
+    /// Whether the database is asked at all.
+    pub breaker: Breaker,
+}
+
+impl Ground {
+    /// Until when what was read at an instant is known to be right, were no change of it made known.
+    fn right_until(&self, asked_at: Instant) -> Instant {
+        let aged = asked_at + self.ages.max_age;
+        self.trust.ends_at().map_or(aged, |ends_at| aged.min(ends_at))
+    }
+
+    /// Notes how a query ended.
+    fn note<T>(&self, answer: &store::Result<T>) {
+        match answer {
+            Ok(_) => self.breaker.succeeded(),
+            Err(error) => {
+                self.metrics.count_database_error(error);
+                if matches!(error, store::Error::Unavailable(_)) {
+                    self.breaker.failed(Instant::now());
+                }
+            }
+        }
+    }
+}
+
+/// What is known of what was asked for.
+#[derive(Debug, Clone)]
+pub enum Found<T> {
+    /// It is right.
+    Fresh(T),
+    /// The database cannot be asked. It was right a while ago, and no change of it is known.
+    Stale(T),
+    /// The database cannot be asked, and nothing is known that may be used.
+    Unknown,
+}

@@ -1,0 +1,134 @@
+//! Lanes: connections that can be left behind.
+//!
+//! What a login waits for must not wait for a connection that has died unnoticed. A pool keeps a connection for as
+//! long as its last query goes on, and pings it before it is used again: on a connection whose other end has vanished
+//! each takes minutes. A lane's connection is owned by the one query on it: past the deadline it is dropped, socket
+//! and all, and the next query opens another. In good times nothing is pinged.
+
+use std::{
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use sea_orm::sqlx::{
+    ConnectOptions as _, Connection as _,
+    postgres::{PgConnectOptions, PgConnection},
+    sqlite::{SqliteConnectOptions, SqliteConnection},
+};
+use tokio::sync::Semaphore;
+
+use super::error::{Error, Result};
+
+/// A connection that lay unused for longer may have been cut by a proxy or a firewall: it is replaced, unasked.
+const IDLE_LIMIT: Duration = Duration::from_secs(240);
+
+/// A connection of its own.
+#[derive(Debug)]
+pub enum Connection {
+    /// To Postgres.
+    Postgres(PgConnection),
+    /// To a file.
+    Sqlite(Box<SqliteConnection>),
+}
+
+/// How to open one.
+#[derive(Clone)]
+pub enum Opening {
+    /// To Postgres.
+    Postgres(Box<PgConnectOptions>),
+    /// To a file.
+    Sqlite(Box<SqliteConnectOptions>),
+}
+
+impl Opening {
+    async fn open(&self) -> Result<Connection> {
+        Ok(match self {
+            Self::Postgres(options) => Connection::Postgres(options.connect().await?),
+            Self::Sqlite(options) => Connection::Sqlite(Box::new(options.connect().await?)),
+        })
+    }
+}
+
+/// A few connections for short reads.
+pub struct Lanes {
+    opening: Opening,
+    slots: Semaphore,
+    idle: Mutex<Vec<(Connection, Instant)>>,
+    size: usize,
+}
+
+/// The options may hold a password.
+impl fmt::Debug for Lanes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lanes").field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+impl Lanes {
+    /// At most `size` connections, opened when they are needed.
+    pub fn new(opening: Opening, size: usize) -> Self {
+        Self { opening, slots: Semaphore::new(size), idle: Mutex::default(), size }
+    }
+
+    /// Asks something on a connection of its own, within `timeout`, opening included.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] when no answer came in time; else what `ask` answers.
+    pub async fn run<T>(&self, timeout: Duration, ask: impl AsyncFnOnce(&mut Connection) -> Result<T>) -> Result<T> {
+        let asked = async {
+            let _slot = self.slots.acquire().await.map_err(|_| Error::unavailable("the database is closed"))?;
+            // From here on the connection is owned by this future: it is dropped when the time is over.
+            let mut connection = match self.take_idle() {
+                Some(connection) => connection,
+                None => self.opening.open().await?,
+            };
+            let answer = ask(&mut connection).await;
+            if !matches!(answer, Err(Error::Unavailable(_))) {
+                self.lock().push((connection, Instant::now()));
+            }
+            answer
+        };
+        let answer = tokio::time::timeout(timeout, asked).await;
+        if !matches!(answer, Ok(Ok(_))) {
+            // What broke one connection has most likely broken the others.
+            self.lock().clear();
+        }
+        answer.unwrap_or_else(|_| Err(Error::unavailable("no answer came in time")))
+    }
+
+    /// Open connections, and the ones of them that nobody uses.
+    pub fn usage(&self) -> (usize, usize) {
+        let idle = self.lock().len();
+        (self.size - self.slots.available_permits() + idle, idle)
+    }
+
+    /// Closes all connections, and refuses new ones.
+    pub async fn close(&self) {
+        self.slots.close();
+        let idle = std::mem::take(&mut *self.lock());
+        for (connection, _) in idle {
+            // One that cannot say good-bye any more is gone already.
+            let _ = match connection {
+                Connection::Postgres(connection) => connection.close().await,
+                Connection::Sqlite(connection) => connection.close().await,
+            };
+        }
+    }
+
+    fn take_idle(&self) -> Option<Connection> {
+        // The last one that was used is the one most likely to be alive; older ones are let go.
+        let mut idle = self.lock();
+        let (connection, since) = idle.pop()?;
+        if since.elapsed() < IDLE_LIMIT {
+            return Some(connection);
+        }
+        idle.clear();
+        None
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(Connection, Instant)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
