@@ -40,11 +40,11 @@ const POLL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The least time between two looks: a burst of wake-ups is one look.
 const POLL_GAP: Duration = Duration::from_millis(5);
 /// After a silence this long, changes may have been pruned unseen.
-const SILENCE_BEFORE_DOUBT: Duration = Duration::from_secs(60 * 60);
+const SILENCE_BEFORE_DOUBT: Duration = Duration::from_hours(1);
 /// How long changes are kept, in days: far longer than the silence above.
 const KEEP_CHANGES_DAYS: i64 = 7;
 /// How often old changes are pruned.
-const PRUNE_INTERVAL: Duration = Duration::from_secs(60 * 60);
+const PRUNE_INTERVAL: Duration = Duration::from_hours(1);
 /// The channel on which replicas wake each other.
 const CHANNEL: &str = "tollgate_change";
 /// How often a replica sends a notification to itself, to see that its listener still hears.
@@ -100,23 +100,20 @@ impl Feed {
     /// [`store::Error::Unavailable`] when the database cannot be asked where to begin.
     pub async fn watch(self: &Arc<Self>, settings: FeedSettings) -> store::Result<JoinSet<()>> {
         let mut tasks = JoinSet::new();
-        match self.ground.database.postgres() {
-            Some(_) => {
-                let asked_at = Instant::now();
-                let horizon = self.start().await?;
-                self.ground.trust.heard(asked_at);
-                tasks.spawn(Arc::clone(self).poll_postgres(horizon));
-                if settings.wake_up {
-                    tasks.spawn(Arc::clone(self).tell_others());
-                    tasks.spawn(Arc::clone(self).listen());
-                }
+        if self.ground.database.postgres().is_some() {
+            let asked_at = Instant::now();
+            let horizon = self.start().await?;
+            self.ground.trust.heard(asked_at);
+            tasks.spawn(Arc::clone(self).poll_postgres(horizon));
+            if settings.wake_up {
+                tasks.spawn(Arc::clone(self).tell_others());
+                tasks.spawn(Arc::clone(self).listen());
             }
-            None => {
-                let asked_at = Instant::now();
-                let version = store::change::data_version(self.ground.database.writers()).await?;
-                self.ground.trust.heard(asked_at);
-                tasks.spawn(Arc::clone(self).poll_sqlite(version));
-            }
+        } else {
+            let asked_at = Instant::now();
+            let version = store::change::data_version(self.ground.database.writers()).await?;
+            self.ground.trust.heard(asked_at);
+            tasks.spawn(Arc::clone(self).poll_sqlite(version));
         }
         tasks.spawn(Arc::clone(self).prune());
         Ok(tasks)
@@ -172,20 +169,17 @@ impl Feed {
         // The database read its clock between the asking and now; half of that time is the best guess at when.
         let since = TimeDelta::from_std(asked_at.elapsed() / 2).unwrap_or_default();
         self.ground.metrics.observe_skew(database_now - (now - since));
-        match news {
-            Some(news) => {
-                for change in news {
-                    match &change.subject {
-                        Some(subject) => self.facts.changed(subject),
-                        None => self.catalogue.changed(),
-                    }
-                    self.ground.metrics.observe_visibility((self.clock.now() - change.at).to_std().unwrap_or_default());
+        if let Some(news) = news {
+            for change in news {
+                match &change.subject {
+                    Some(subject) => self.facts.changed(subject),
+                    None => self.catalogue.changed(),
                 }
+                self.ground.metrics.observe_visibility((self.clock.now() - change.at).to_std().unwrap_or_default());
             }
-            None => {
-                self.facts.all_changed();
-                self.catalogue.changed();
-            }
+        } else {
+            self.facts.all_changed();
+            self.catalogue.changed();
         }
         horizon
     }
@@ -255,11 +249,9 @@ impl Feed {
                 // Our own: the listener is alive.
                 Ok(Ok(Some(notification))) if notification.payload() == replica => {}
                 Ok(Ok(Some(_))) => self.wake.notify_one(),
-                // The connection was lost, and what was sent meanwhile with it.
-                Ok(Ok(None)) => return Ok(()),
                 Ok(Err(error)) => return Err(error),
-                // Silence: not even our own heartbeat was heard.
-                Err(_) => return Ok(()),
+                // The connection was lost, and what was sent meanwhile with it; or not even our own heartbeat was heard.
+                Ok(Ok(None)) | Err(_) => return Ok(()),
             }
         }
     }

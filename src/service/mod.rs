@@ -62,8 +62,8 @@ impl Default for Policy {
         Self {
             unmanaged: Unmanaged::default(),
             on_unknown: OnUnknown::default(),
-            max_age: Duration::from_secs(60),
-            max_stale: Duration::from_secs(10 * 60),
+            max_age: Duration::from_mins(1),
+            max_stale: Duration::from_mins(10),
             hook_timeout: Duration::from_millis(400),
         }
     }
@@ -126,7 +126,7 @@ impl Service {
             ages: Ages { max_age: policy.max_age, max_stale: policy.max_stale },
             // A request whose query gets no answer still has the time to be answered from what is known.
             query_timeout: policy.hook_timeout * 3 / 4,
-            trust: Trust::new(),
+            trust: Trust::unwatched(),
             breaker: Breaker::default(),
         });
         let facts = FactsCache::new(Arc::clone(&ground));

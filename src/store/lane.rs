@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use super::error::{Error, Result};
 
 /// A connection that lay unused for longer may have been cut by a proxy or a firewall: it is replaced, unasked.
-const IDLE_LIMIT: Duration = Duration::from_secs(240);
+const IDLE_LIMIT: Duration = Duration::from_mins(4);
 
 /// A connection of its own.
 #[derive(Debug)]

@@ -49,7 +49,7 @@ macro_rules! on_both {
     ($($(#[$attribute:meta])* async fn $name:ident($database:ident) $body:block)*) => {
         $(
             mod $name {
-                #[allow(unused_imports, reason = "not every test needs all that its file imports")]
+                #[expect(unused_imports, reason = "not every test needs all that its file imports")]
                 use super::*;
 
                 $(#[$attribute])*

@@ -76,7 +76,7 @@ mod tests {
             assert!(breaker.allows(start) && !breaker.is_open());
             breaker.failed(start);
         }
-        assert!(breaker.is_open() && !breaker.allows(start + OPEN_FOR - Duration::from_nanos(1)));
+        assert!(breaker.is_open() && !breaker.allows((start + OPEN_FOR).checked_sub(Duration::from_nanos(1)).unwrap()));
         assert!(breaker.allows(start + OPEN_FOR));
         assert!(!breaker.allows(start + OPEN_FOR));
         breaker.failed(start + OPEN_FOR);

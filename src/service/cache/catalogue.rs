@@ -100,7 +100,7 @@ impl CatalogueCache {
         let generation = self.generation.load(Ordering::SeqCst);
         let asked_at = Instant::now();
         let lanes = self.ground.database.hooks();
-        let loaded = lanes.run(async |lane| store::catalogue::load(lane).await).await;
+        let loaded = lanes.run(self.ground.query_timeout, async |lane| store::catalogue::load(lane).await).await;
         self.ground.note(&loaded);
         let catalogue = Arc::new(loaded?);
         let snapshot = Snapshot { catalogue: Arc::clone(&catalogue), generation, asked_at };

@@ -39,7 +39,7 @@ enum Wait {
 impl FactsCache {
     /// An empty cache.
     pub fn new(ground: Arc<Ground>) -> Arc<Self> {
-        Arc::new(Self { ground, protocol: Protocol::new() })
+        Arc::new(Self { ground, protocol: Protocol::empty() })
     }
 
     /// What is known of each of these subjects, none of it older than any write that was answered before the call.
@@ -148,7 +148,11 @@ impl FactsCache {
             let asked_at = Instant::now();
             let ground = Arc::clone(&self.ground);
             let load = async move {
-                ground.database.hooks().run(async |lane| store::facts::load(lane, &subjects).await).await
+                ground
+                    .database
+                    .hooks()
+                    .run(ground.query_timeout, async |lane| store::facts::load(lane, &subjects).await)
+                    .await
             };
             // In a task, so that a panic below would end as an error for those who wait, and not as silence.
             let loaded =

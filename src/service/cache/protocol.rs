@@ -87,7 +87,7 @@ pub struct Protocol {
 
 impl Protocol {
     /// A cache that holds nothing.
-    pub fn new() -> Self {
+    pub fn empty() -> Self {
         Self {
             stripes: (0..STRIPES).map(|_| AtomicU64::new(0)).collect(),
             epoch: AtomicU64::new(0),

@@ -22,7 +22,7 @@ pub struct Trust {
 
 impl Trust {
     /// Trust without a feed: it never ends, for nobody else writes.
-    pub fn new() -> Self {
+    pub fn unwatched() -> Self {
         Self { start: Instant::now(), heard_ms: AtomicU64::new(NEVER_WATCHED) }
     }
 
