@@ -151,6 +151,7 @@ impl Metrics {
     /// # Errors
     ///
     /// When two metrics bear one name, which a test would show.
+    #[expect(clippy::too_many_lines, reason = "a list of all series reads best as one")]
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let hook_requests =

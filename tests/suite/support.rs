@@ -49,7 +49,6 @@ macro_rules! on_both {
     ($($(#[$attribute:meta])* async fn $name:ident($database:ident) $body:block)*) => {
         $(
             mod $name {
-                #[expect(unused_imports, reason = "not every test needs all that its file imports")]
                 use super::*;
 
                 $(#[$attribute])*
