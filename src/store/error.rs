@@ -61,6 +61,9 @@ impl From<DbErr> for Error {
             Some(SqlErr::ForeignKeyConstraintViolation(_)) => return Self::Reference(error),
             _ => {}
         }
+        if is_restricted(&error) {
+            return Self::Reference(error);
+        }
         if is_unavailable(&error) { Self::Unavailable(error) } else { Self::Unexpected(error) }
     }
 }
@@ -71,6 +74,15 @@ fn sqlx_error(error: &DbErr) -> Option<&sqlx::Error> {
         | DbErr::Exec(RuntimeErr::SqlxError(error))
         | DbErr::Query(RuntimeErr::SqlxError(error)) => Some(error),
         _ => None,
+    }
+}
+
+/// Whether `ON DELETE RESTRICT` refused it, which the library does not tell: SQLite does so by
+/// `SQLITE_CONSTRAINT_TRIGGER`, Postgres from 18 on by `restrict_violation`.
+fn is_restricted(error: &DbErr) -> bool {
+    match sqlx_error(error) {
+        Some(sqlx::Error::Database(error)) => error.code().is_some_and(|code| matches!(&*code, "1811" | "23001")),
+        _ => false,
     }
 }
 
