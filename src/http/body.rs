@@ -14,7 +14,10 @@ use poem_openapi::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::error::Category;
 
-use super::problem::{FieldError, Problem, shortened};
+use super::{
+    problem::{FieldError, Problem, shortened},
+    wire::FromObject,
+};
 
 /// The media type of JSON.
 const JSON: &str = "application/json";
@@ -112,7 +115,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     // Strings that serde skips are not checked, so the whole is: what is not UTF-8 is not JSON (RFC 8259 section 8.1).
     let text = std::str::from_utf8(bytes).map_err(|_| not_json("it is not UTF-8"))?;
     match serde_json::from_str(text) {
-        Ok(value) => Ok(value),
+        Ok(FromObject(value)) => Ok(value),
         // Parsed again, to find the place: only what is refused pays for it.
         Err(_) => Err(explain::<T>(text)),
     }
@@ -120,7 +123,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
 
 fn explain<T: DeserializeOwned>(text: &str) -> Problem {
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let error = match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
+    let error = match serde_path_to_error::deserialize::<_, FromObject<T>>(&mut deserializer) {
         Err(error) if error.inner().classify() == Category::Data => {
             let path = pointer(error.path());
             return Problem::invalid_request(vec![field_error(path, &error.inner().to_string())]);

@@ -7,7 +7,7 @@ use poem_openapi::{
     Enum, Object, OpenApi,
     param::{Path, Query},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{
     App, Tag,
@@ -17,7 +17,7 @@ use super::{
     path_segment,
     problem::{self, FieldError, FieldErrors, Problem, Refusal},
     resource::{Created, Deleted, Found, IfMatch},
-    wire::{ScopeToken, Timestamp, present},
+    wire::{ScopeToken, Timestamp, present, word},
 };
 use crate::{
     domain::{
@@ -32,7 +32,7 @@ use crate::{
 pub struct CatalogueApi;
 
 /// Who must hold a subscription for a scope to be kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, Serialize)]
 #[oai(rename_all = "lowercase")]
 #[serde(rename_all = "lowercase")]
 pub enum Requires {
@@ -263,6 +263,13 @@ impl From<CatalogueScope> for ScopeBody {
             created_at: created_at.into(),
             updated_at: updated_at.into(),
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for Requires {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let words = &["user", "client", "any", "all"];
+        word(deserializer, |text| catalogue::Requires::parse(text).map(Into::into), words)
     }
 }
 

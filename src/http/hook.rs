@@ -11,6 +11,7 @@ use super::{
     auth::HookCaller,
     body::{Body, Ok200},
     problem::{self, Refusal},
+    wire::{nullable_object, object},
 };
 use crate::{
     domain::subject::{Subject, SubjectId, SubjectType},
@@ -33,9 +34,10 @@ enum Tag {
 #[derive(Debug, Object, Deserialize)]
 pub struct HookRequest {
     /// The user; absent, or null, when there is none, as with client credentials.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable_object")]
     user: Option<HookParty>,
     /// The client that asks for the grant.
+    #[serde(deserialize_with = "object")]
     client: HookParty,
     /// The requested scopes.
     scopes: Vec<String>,

@@ -9,7 +9,7 @@ use poem_openapi::{
     param::{Path, Query},
     registry::MetaSchema,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
 use super::{
@@ -19,7 +19,9 @@ use super::{
     page::{Cursor, Limit, Page},
     problem::{self, FieldError, FieldErrors, Problem, Refusal},
     resource::{Created, Deleted, Found, IfMatch},
-    wire::{ScopeToken, SubjectIdText, SubscriptionId, Timestamp, nullable, present, text},
+    wire::{
+        ScopeToken, SubjectIdText, SubscriptionId, Timestamp, nullable, object, present, present_object, text, word,
+    },
 };
 use crate::{
     domain::{
@@ -51,7 +53,7 @@ text! {
 }
 
 /// The kind of a subject.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, Serialize)]
 #[oai(rename_all = "lowercase")]
 #[serde(rename_all = "lowercase")]
 pub enum SubjectType {
@@ -124,6 +126,7 @@ pub struct SubscriptionBody {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewSubscriptionBody {
     /// Who holds it.
+    #[serde(deserialize_with = "object")]
     subject: SubjectBody,
     /// What it grants: scopes of the catalogue, each once.
     #[oai(validator(min_items = 1, max_items = 100, unique_items))]
@@ -142,7 +145,7 @@ pub struct NewSubscriptionBody {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SubscriptionPatchBody {
     /// Who holds it, which never changes: another one is refused.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present_object")]
     subject: Option<Option<SubjectBody>>,
     /// What it grants: scopes of the catalogue, each once.
     #[oai(validator(min_items = 1, max_items = 100, unique_items))]
@@ -444,6 +447,12 @@ impl From<Shown> for SubscriptionBody {
             created_at: created_at.into(),
             updated_at: updated_at.into(),
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for SubjectType {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        word(deserializer, |text| subject::SubjectType::parse(text).map(Into::into), &["user", "client"])
     }
 }
 

@@ -1,8 +1,13 @@
 //! Texts as they travel, and their schemas. A text is parsed into a domain value in one place, where it enters.
 
+use std::{fmt, marker::PhantomData};
+
 use chrono::{DateTime, SecondsFormat, Timelike as _, Utc};
 use poem_openapi::registry::MetaSchema;
-use serde::{Deserialize, Deserializer};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use uuid::Uuid;
 
 use super::problem::FieldError;
@@ -193,4 +198,73 @@ pub fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) 
 /// When it is neither null nor a `T`.
 pub fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     Option::deserialize(deserializer)
+}
+
+/// A value that is read from a JSON object alone. Serde would fill a struct from an array as well, member by member in
+/// the order of the code, which no contract describes.
+#[derive(Debug)]
+pub struct FromObject<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for FromObject<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ObjectVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(members))
+            }
+        }
+
+        deserializer.deserialize_map(ObjectVisitor(PhantomData)).map(Self)
+    }
+}
+
+/// Reads a member that must be there, and must be an object.
+///
+/// # Errors
+///
+/// When it is no object, or no `T`.
+pub fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    FromObject::deserialize(deserializer).map(|FromObject(value)| value)
+}
+
+/// Reads a member that is an object or null.
+///
+/// # Errors
+///
+/// When it is neither null nor an object that is a `T`.
+pub fn nullable_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    let value: Option<FromObject<T>> = Option::deserialize(deserializer)?;
+    Ok(value.map(|FromObject(value)| value))
+}
+
+/// Reads a member that may be absent, and is an object or null.
+///
+/// # Errors
+///
+/// When it is there and neither null nor an object that is a `T`.
+pub fn present_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error> {
+    nullable_object(deserializer).map(Some)
+}
+
+/// Reads one of a few words. Serde would read an enum from an object, too: `{"user": null}` for `"user"`.
+///
+/// # Errors
+///
+/// When it is no string, or another word.
+pub fn word<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    parse: impl FnOnce(&str) -> Option<T>,
+    words: &'static [&'static str],
+) -> Result<T, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse(&text).ok_or_else(|| D::Error::unknown_variant(&text, words))
 }
