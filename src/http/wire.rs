@@ -118,8 +118,8 @@ impl Timestamp {
     pub fn parse(&self, pointer: &str) -> Result<DateTime<Utc>, FieldError> {
         let expected = "expected an RFC 3339 timestamp with `T` and an offset, in the years 0001 to 9999";
         let invalid = || FieldError::new(pointer, expected);
-        // chrono takes a blank, too, where RFC 3339 section 5.6 has the letter.
-        if !matches!(self.0.as_bytes().get(10), Some(b'T' | b't')) {
+        // chrono takes a blank, too, where RFC 3339 section 5.6 has the letter, and a typographic minus for the sign.
+        if !self.0.is_ascii() || !matches!(self.0.as_bytes().get(10), Some(b'T' | b't')) {
             return Err(invalid());
         }
         let instant = DateTime::parse_from_rfc3339(&self.0).map_err(|_| invalid())?.to_utc();
