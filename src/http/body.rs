@@ -169,7 +169,7 @@ fn field_error(pointer: String, message: &str) -> FieldError {
         return FieldError::new(pointer, "there is no such member");
     }
     if message.starts_with("duplicate field") {
-        return FieldError::new(pointer, "the member is repeated");
+        return FieldError::new(format!("{pointer}/{}", quoted()), "the member is repeated");
     }
     let end = message.rfind(" at line ").unwrap_or(message.len());
     match message[..end].rfind(", expected ") {
