@@ -12,12 +12,13 @@ use std::{
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use http_body_util::{BodyExt as _, Full};
-use hyper::{HeaderMap, Method, Request, StatusCode};
+use hyper::{HeaderMap, Method, Request, StatusCode, header::HeaderName};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, sqlx};
 use serde_json::{Value, json};
 use tokio::{
-    net::TcpListener,
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
     runtime,
     sync::watch,
     task::{JoinHandle, JoinSet},
@@ -377,6 +378,47 @@ impl App {
         self.call_with("POST", "/v1/subscriptions", &body).await.expect(201)
     }
 
+    /// Asks the management API for what it must refuse with this status and code, naming these members.
+    pub async fn refuse(&self, method: &str, path: &str, body: &Value, problem: (u16, &str), pointers: &[&str]) {
+        let answer = self.call_with(method, path, body).await;
+        answer.expect_refusal(problem, pointers, &format!("{method} {path} {body}"));
+    }
+
+    /// Asks the management API with a query that it must refuse, naming these parameters.
+    pub async fn refuse_query(&self, path: &str, pointers: &[&str]) {
+        self.call("GET", path).await.expect_refusal((400, "invalid_request"), pointers, path);
+    }
+
+    /// All items of a list, page by page.
+    pub async fn walk(&self, path: &str) -> Vec<Value> {
+        let mut items = Vec::new();
+        let mut page = self.call("GET", path).await.expect(200);
+        loop {
+            items.extend(page["items"].as_array().expect("items").iter().cloned());
+            let Some(cursor) = page["nextCursor"].as_str() else { return items };
+            page = self.call("GET", &with_cursor(path, cursor)).await.expect(200);
+        }
+    }
+
+    /// Sends bytes on a connection of their own, and reads until the service closes it. A request that it would answer
+    /// and keep the connection has to ask it not to.
+    pub async fn send_bytes(&self, parts: &[&[u8]]) -> String {
+        let mut stream = TcpStream::connect(self.address).await.expect("a connection");
+        let mut received = Vec::new();
+        let exchange = async {
+            for part in parts {
+                // It may answer and close before it has read everything.
+                if stream.write_all(part).await.is_err() {
+                    break;
+                }
+            }
+            // A reset after the answer loses nothing that was received.
+            let _ = stream.read_to_end(&mut received).await;
+        };
+        tokio::time::timeout(Duration::from_secs(8), exchange).await.expect("the connection is closed in time");
+        String::from_utf8(received).expect("UTF-8")
+    }
+
     /// The value of a metric, by its name with labels as it is written.
     pub async fn metric(&self, series: &str) -> f64 {
         let text = self.send_to(self.operations, "GET", "/metrics", &[], "").await.text();
@@ -384,6 +426,22 @@ impl App {
         let value = line.unwrap_or_else(|| panic!("no {series} in\n{text}")).rsplit(' ').next().expect("a value");
         value.parse().expect("a number")
     }
+}
+
+/// The path of a list's page, given the path of its first one and a cursor.
+pub fn with_cursor(path: &str, cursor: &str) -> String {
+    let separator = if path.contains('?') { '&' } else { '?' };
+    format!("{path}{separator}cursor={cursor}")
+}
+
+/// A text as part of a query, each byte of it in hexadecimal.
+pub fn encoded(text: &str) -> String {
+    text.bytes().fold(String::new(), |encoded, byte| format!("{encoded}%{byte:02X}"))
+}
+
+/// The path of a subscription that was answered.
+pub fn path_of(subscription: &Value) -> String {
+    format!("/v1/subscriptions/{}", subscription["id"].as_str().expect("an id"))
 }
 
 /// A response that has arrived whole.
@@ -429,6 +487,27 @@ impl Answer {
         assert_eq!(problem["title"], self.status.canonical_reason().expect("a reason"));
         assert!(problem["detail"].is_string());
         problem
+    }
+
+    /// Checks that the answer is a whole problem of this status and code that names these members.
+    #[track_caller]
+    pub fn expect_refusal(&self, (status, code): (u16, &str), pointers: &[&str], request: &str) {
+        let request = request.chars().take(200).collect::<String>();
+        assert_eq!(self.status, status, "{request}: {}", self.text());
+        self.expect_problem(status, code);
+        assert_eq!(self.pointers(), pointers, "{request}");
+    }
+
+    /// The answer that was read from a connection.
+    pub fn parse(text: &str) -> Self {
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head in {text:?}"));
+        let mut lines = head.split("\r\n");
+        let status = lines.next().and_then(|line| line.split(' ').nth(1)).expect("a status");
+        let headers = lines.map(|line| {
+            let (name, value) = line.split_once(": ").expect("a header");
+            (name.parse::<HeaderName>().expect("a name"), value.parse().expect("a value"))
+        });
+        Self { status: status.parse().expect("a status"), headers: headers.collect(), body: body.to_owned().into() }
     }
 
     /// The pointers of the errors that a problem lists.
