@@ -7,5 +7,6 @@
 
 mod catalogue;
 mod domain;
+mod entitlement;
 mod hook;
 mod support;
