@@ -9,4 +9,5 @@ mod catalogue;
 mod domain;
 mod entitlement;
 mod hook;
+mod subscription;
 mod support;
