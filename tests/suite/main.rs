@@ -5,6 +5,7 @@
 
 #![expect(clippy::expect_used, reason = "a test that cannot go on says why")]
 
+mod bad_input;
 mod catalogue;
 mod domain;
 mod entitlement;
