@@ -111,15 +111,20 @@ impl Contract {
 fn make_nullable(schemas: &mut Value, name: &str, member: &str, required: bool) {
     let Some(schema) = schemas.get(name) else { return };
     let property = &schema["properties"][member];
-    // What stands beside a reference is ignored in OpenAPI 3.0, so a referred schema is copied.
-    let mut property = match property["$ref"].as_str().and_then(|path| path.rsplit('/').next()) {
+    // In OpenAPI 3.0 what stands beside a reference is ignored, and no part of an `allOf` can be made nullable from
+    // outside: a referred schema is copied.
+    let reference = property["$ref"].as_str().or_else(|| property["allOf"][0]["$ref"].as_str());
+    let mut nullable = match reference.and_then(|path| path.rsplit('/').next()) {
         Some(referred) => schemas[referred].clone(),
         None => property.clone(),
     };
-    property["nullable"] = true.into();
+    if let Some(description) = property.get("description") {
+        nullable["description"] = description.clone();
+    }
+    nullable["nullable"] = true.into();
     let schema = &mut schemas[name];
-    schema["properties"][member] = property;
-    let Some(list) = schema["required"].as_sequence_mut() else { return };
+    schema["properties"][member] = nullable;
+    let Some(list) = schema.get_mut("required").and_then(Value::as_sequence_mut) else { return };
     if required && !list.contains(&member.into()) {
         list.push(member.into());
     }
