@@ -7,6 +7,8 @@
 
 mod bad_input;
 mod catalogue;
+mod contract;
+mod described;
 mod domain;
 mod entitlement;
 mod hook;
