@@ -12,5 +12,6 @@ mod described;
 mod domain;
 mod entitlement;
 mod hook;
+mod schema;
 mod subscription;
 mod support;

@@ -1,0 +1,600 @@
+//! The tables: made and unmade, what they refuse, how the hook's query is planned, and replicas that start together.
+
+use std::{collections::BTreeSet, time::Instant};
+
+use entity::{catalogue, change, subscription, subscription_scope};
+use migration::{Migrator, MigratorTrait as _};
+use sea_orm::{
+    ColumnTrait as _, ConnectionTrait, DatabaseTransaction, EntityName as _, EntityTrait, IdenStatic as _,
+    Iterable as _, QueryResult, Statement, TryGetable,
+};
+use serde_json::{Value, json};
+use tollgate::{
+    domain::{
+        facts::Standing,
+        scope::Scope,
+        subject::{Subject, SubjectId, SubjectType},
+    },
+    store::{
+        self, Database, Error,
+        schema::{Migrated, is_current, migrate, unmigrate},
+    },
+};
+
+use crate::{
+    described::{elements, members},
+    support::{Backend, TestDatabase, instant, on_both},
+};
+
+const AT: &str = "'2026-01-01T00:00:00+00:00'";
+const LATER: &str = "'2026-01-02T00:00:00+00:00'";
+
+/// Subscriptions at which the plan of the hook's query is looked at. SQLite, whose planner looks at no more than the
+/// statistics that `ANALYZE` makes of them, needs ten seconds for a million; a quarter shows the same.
+const fn many(backend: Backend) -> u32 {
+    match backend {
+        Backend::Sqlite => 250_000,
+        Backend::Postgres => 1_000_000,
+    }
+}
+
+/// Opens a database, and leaves it as it is.
+async fn open(database: &TestDatabase) -> Database {
+    Database::connect(&database.url).await.expect("a database")
+}
+
+async fn query<C: ConnectionTrait>(connection: &C, sql: &str) -> Vec<QueryResult> {
+    let statement = Statement::from_string(connection.get_database_backend(), sql);
+    connection.query_all_raw(statement).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
+}
+
+/// The first column of what a query gives.
+async fn column<T: TryGetable, C: ConnectionTrait>(connection: &C, sql: &str) -> Vec<T> {
+    let rows = query(connection, sql).await;
+    rows.iter().map(|row| row.try_get_by_index(0).expect("a value")).collect()
+}
+
+async fn execute(transaction: &DatabaseTransaction, sql: &str) {
+    transaction.execute_unprepared(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+/// Whether the database takes a statement; undone if it does not.
+async fn is_taken(transaction: &DatabaseTransaction, sql: &str) -> bool {
+    execute(transaction, "SAVEPOINT attempt").await;
+    let taken = transaction.execute_unprepared(sql).await.is_ok();
+    if !taken {
+        execute(transaction, "ROLLBACK TO SAVEPOINT attempt").await;
+    }
+    execute(transaction, "RELEASE SAVEPOINT attempt").await;
+    taken
+}
+
+/// The names of the tables, but for the list of the steps taken.
+async fn tables(database: &Database, backend: Backend) -> BTreeSet<String> {
+    let sql = match backend {
+        Backend::Sqlite => "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'",
+        Backend::Postgres => "SELECT tablename::text FROM pg_tables WHERE schemaname = current_schema()",
+    };
+    let names: Vec<String> = column(database.readers(), sql).await;
+    names.into_iter().filter(|name| name != "seaql_migrations").collect()
+}
+
+/// All that the database itself tells of the tables.
+async fn anatomy(database: &Database, backend: Backend) -> Vec<String> {
+    let sql = match backend {
+        Backend::Sqlite => "SELECT coalesce(sql, name) FROM sqlite_master WHERE name NOT LIKE 'seaql%' ORDER BY name",
+        Backend::Postgres => {
+            "SELECT concat_ws(' ', table_name, column_name, data_type, is_nullable, collation_name, column_default)
+            FROM information_schema.columns WHERE table_schema = current_schema()
+            UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = current_schema()
+            UNION ALL SELECT conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint ORDER BY 1"
+        }
+    };
+    column(database.readers(), sql).await
+}
+
+/// The columns of a table as its entity knows them, each with whether it may be null.
+fn known_columns<E: EntityTrait>() -> BTreeSet<(String, String, bool)> {
+    let name = E::default().table_name().to_owned();
+    E::Column::iter().map(|column| (name.clone(), column.as_str().to_owned(), column.def().is_null())).collect()
+}
+
+fn uuid(backend: Backend, last: u8) -> String {
+    match backend {
+        Backend::Sqlite => format!("x'000000000000700080000000000000{last:02x}'"),
+        Backend::Postgres => format!("'00000000-0000-7000-8000-0000000000{last:02x}'"),
+    }
+}
+
+fn boolean(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Sqlite => "1",
+        Backend::Postgres => "true",
+    }
+}
+
+fn insert_scope(backend: Backend, name: &str, requires: &str, version: i64) -> String {
+    let (name, enforced) = (name.replace('\'', "''"), boolean(backend));
+    format!(
+        "INSERT INTO catalogue_scope (name, requires, enforced, version, created_at, updated_at)
+        VALUES ('{name}', '{requires}', {enforced}, {version}, {AT}, {AT})"
+    )
+}
+
+fn insert_subscription(id: &str, subject: (&str, &str), until: &str, version: i64) -> String {
+    let (kind, subject_id) = subject;
+    format!(
+        "INSERT INTO subscription (id, subject_type, subject_id, valid_from, valid_until, version, created_at, updated_at)
+        VALUES ({id}, '{kind}', '{subject_id}', {AT}, {until}, {version}, {AT}, {AT})"
+    )
+}
+
+fn insert_named(id: &str, scope: &str) -> String {
+    format!("INSERT INTO subscription_scope (subscription_id, scope) VALUES ({id}, '{scope}')")
+}
+
+fn insert_change(noun: &str, scope: &str, id: &str, kind: &str, subject_id: &str) -> String {
+    format!(
+        "INSERT INTO change (at, actor, request_id, noun, action, scope, subscription_id, subject_type, subject_id)
+        VALUES ({AT}, 'a', 'r', '{noun}', 'create', {scope}, {id}, {kind}, {subject_id})"
+    )
+}
+
+/// What each constraint refuses: its name, what SQLite says in its place where it knows no name, a statement that it
+/// refuses, and one beside it that it takes.
+fn refusals(backend: Backend) -> Vec<(&'static str, Option<&'static str>, String, String)> {
+    let (first, second, none) = (uuid(backend, 1), uuid(backend, 2), uuid(backend, 9));
+    let user = ("user", "u");
+    let unique = |columns| Some(columns);
+    let broken = Some("FOREIGN KEY constraint failed");
+    vec![
+        (
+            "catalogue_scope_is_registered_once",
+            unique("UNIQUE constraint failed: catalogue_scope.name"),
+            insert_scope(backend, "email", "any", 1),
+            insert_scope(backend, "Email", "any", 1),
+        ),
+        (
+            "catalogue_scope_name_is_a_scope_token",
+            None,
+            insert_scope(backend, "a b", "any", 1),
+            insert_scope(backend, "a_b", "any", 1),
+        ),
+        (
+            "catalogue_scope_requires_is_known",
+            None,
+            insert_scope(backend, "x", "Any", 1),
+            insert_scope(backend, "x", "all", 1),
+        ),
+        (
+            "catalogue_scope_version_counts_from_1",
+            None,
+            insert_scope(backend, "x", "any", 0),
+            insert_scope(backend, "x", "any", 1),
+        ),
+        (
+            "subscription_id_is_unique",
+            unique("UNIQUE constraint failed: subscription.id"),
+            insert_subscription(&first, user, "NULL", 1),
+            insert_subscription(&second, user, "NULL", 1),
+        ),
+        (
+            "subscription_subject_type_is_known",
+            None,
+            insert_subscription(&second, ("group", "u"), "NULL", 1),
+            insert_subscription(&second, ("client", "u"), "NULL", 1),
+        ),
+        (
+            "subscription_subject_id_has_1_to_1024_bytes",
+            None,
+            insert_subscription(&second, ("user", ""), "NULL", 1),
+            insert_subscription(&second, ("user", " "), "NULL", 1),
+        ),
+        (
+            "subscription_ends_after_it_starts",
+            None,
+            insert_subscription(&second, user, AT, 1),
+            insert_subscription(&second, user, LATER, 1),
+        ),
+        (
+            "subscription_version_counts_from_1",
+            None,
+            insert_subscription(&second, user, "NULL", 0),
+            insert_subscription(&second, user, "NULL", 1),
+        ),
+        (
+            "subscription_names_each_scope_once",
+            unique("UNIQUE constraint failed: subscription_scope.subscription_id, subscription_scope.scope"),
+            insert_named(&first, "email"),
+            insert_named(&first, "unused"),
+        ),
+        (
+            "subscription_scope_belongs_to_a_subscription",
+            broken,
+            insert_named(&none, "email"),
+            insert_named(&first, "unused"),
+        ),
+        (
+            "subscription_scope_is_in_the_catalogue",
+            broken,
+            insert_named(&first, "absent"),
+            insert_named(&first, "unused"),
+        ),
+        (
+            // The same, from the other side.
+            "subscription_scope_is_in_the_catalogue",
+            broken,
+            "DELETE FROM catalogue_scope WHERE name = 'email'".to_owned(),
+            "DELETE FROM catalogue_scope WHERE name = 'unused'".to_owned(),
+        ),
+        (
+            "change_noun_is_known",
+            None,
+            insert_change("scope", "'x'", &first, "'user'", "'u'"),
+            insert_change("catalogue", "'x'", &first, "'user'", "'u'"),
+        ),
+        (
+            "change_of_the_catalogue_names_its_scope",
+            None,
+            insert_change("catalogue", "NULL", &first, "'user'", "'u'"),
+            insert_change("catalogue", "'x'", "NULL", "NULL", "NULL"),
+        ),
+        (
+            "change_of_a_subscription_names_it_and_its_subject",
+            None,
+            insert_change("subscription", "'x'", "NULL", "'user'", "'u'"),
+            insert_change("subscription", "NULL", &first, "'user'", "'u'"),
+        ),
+        (
+            "change_of_a_subscription_names_it_and_its_subject",
+            None,
+            insert_change("subscription", "'x'", &first, "NULL", "'u'"),
+            insert_change("subscription", "NULL", &first, "'user'", "'u'"),
+        ),
+        (
+            "change_of_a_subscription_names_it_and_its_subject",
+            None,
+            insert_change("subscription", "'x'", &first, "'user'", "NULL"),
+            insert_change("subscription", "NULL", &first, "'user'", "'u'"),
+        ),
+    ]
+}
+
+on_both! {
+    async fn the_tables_are_made_unmade_and_made_again(database) {
+        let steps = Migrator::migrations().len();
+        let opened = open(&database).await;
+        assert!(!is_current(&opened).await.expect("asked"));
+        assert_eq!(migrate(&opened).await.expect("made"), Migrated::Steps(steps));
+        assert!(is_current(&opened).await.expect("asked"));
+        let made = anatomy(&opened, database.backend).await;
+        assert!(made.len() > 10, "{made:?}");
+        assert_eq!(migrate(&opened).await.expect("nothing to do"), Migrated::Nothing);
+        assert_eq!(anatomy(&opened, database.backend).await, made, "migrating twice changes nothing");
+        unmigrate(&opened).await.expect("unmade");
+        assert_eq!(tables(&opened, database.backend).await, BTreeSet::new());
+        assert!(!is_current(&opened).await.expect("asked"));
+        assert_eq!(migrate(&opened).await.expect("made"), Migrated::Steps(steps));
+        assert_eq!(anatomy(&opened, database.backend).await, made);
+        opened.close().await;
+    }
+
+    async fn the_columns_are_those_that_the_code_knows_on_both_databases(database) {
+        let opened = database.connect().await;
+        let sql = match database.backend {
+            // Only an integer key is both a key and said to be nullable.
+            Backend::Sqlite => "SELECT t.name, c.name, c.\"notnull\" = 0 AND c.pk = 0 FROM sqlite_master AS t,
+                pragma_table_info(t.name) AS c WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite%'",
+            Backend::Postgres => "SELECT table_name::text, column_name::text, is_nullable = 'YES'
+                FROM information_schema.columns WHERE table_schema = current_schema()",
+        };
+        let rows = query(opened.readers(), sql).await;
+        let value = |row: &QueryResult| -> (String, String, bool) {
+            (row.try_get_by_index(0).expect("a table"), row.try_get_by_index(1).expect("a column"), row.try_get_by_index(2).expect("a flag"))
+        };
+        let mut found: BTreeSet<_> = rows.iter().map(value).collect();
+        found.retain(|(table, _, _)| table != "seaql_migrations");
+        if database.backend == Backend::Postgres {
+            assert!(found.remove(&("change".to_owned(), "xid".to_owned(), false)), "the database's own column");
+        }
+        let known: BTreeSet<_> = [
+            known_columns::<catalogue::Entity>(),
+            known_columns::<subscription::Entity>(),
+            known_columns::<subscription_scope::Entity>(),
+            known_columns::<change::Entity>(),
+        ].into_iter().flatten().collect();
+        assert_eq!(found, known);
+        opened.close().await;
+    }
+
+    async fn each_constraint_refuses_what_its_name_says(database) {
+        let backend = database.backend;
+        let opened = database.connect().await;
+        let (mut tested, first) = (BTreeSet::new(), uuid(backend, 1));
+        for (constraint, on_sqlite, refused, taken) in refusals(backend) {
+            let transaction = opened.begin().await.expect("begun");
+            for scope in ["email", "unused"] {
+                execute(&transaction, &insert_scope(backend, scope, "any", 1)).await;
+            }
+            execute(&transaction, &insert_subscription(&first, ("user", "u"), "NULL", 1)).await;
+            execute(&transaction, &insert_named(&first, "email")).await;
+            assert!(is_taken(&transaction, &taken).await, "{constraint}: {taken}");
+            transaction.rollback().await.expect("undone");
+
+            let transaction = opened.begin().await.expect("begun");
+            for scope in ["email", "unused"] {
+                execute(&transaction, &insert_scope(backend, scope, "any", 1)).await;
+            }
+            execute(&transaction, &insert_subscription(&first, ("user", "u"), "NULL", 1)).await;
+            execute(&transaction, &insert_named(&first, "email")).await;
+            let error = transaction.execute_unprepared(&refused).await.expect_err(&refused);
+            let expected = on_sqlite.filter(|_| backend == Backend::Sqlite).unwrap_or(constraint);
+            assert!(error.to_string().contains(expected), "{constraint}: {error}");
+            let verdict = Error::from(error);
+            let is_told_apart = match constraint {
+                "catalogue_scope_is_registered_once" | "subscription_id_is_unique" | "subscription_names_each_scope_once" => matches!(verdict, Error::Duplicate(_)),
+                "subscription_scope_belongs_to_a_subscription" | "subscription_scope_is_in_the_catalogue" => matches!(verdict, Error::Reference(_)),
+                _ => matches!(verdict, Error::Unexpected(_)),
+            };
+            assert!(is_told_apart, "{constraint}: {verdict:?}");
+            transaction.rollback().await.expect("undone");
+            tested.insert(constraint.to_owned());
+        }
+        assert_eq!(tested, constraints(&opened, backend).await, "every constraint has a test");
+        opened.close().await;
+    }
+
+    async fn a_subscription_takes_its_scopes_with_it(database) {
+        let backend = database.backend;
+        let opened = database.connect().await;
+        let transaction = opened.begin().await.expect("begun");
+        let first = uuid(backend, 1);
+        execute(&transaction, &insert_scope(backend, "email", "any", 1)).await;
+        execute(&transaction, &insert_subscription(&first, ("user", "u"), "NULL", 1)).await;
+        execute(&transaction, &insert_named(&first, "email")).await;
+        execute(&transaction, "DELETE FROM subscription").await;
+        assert_eq!(column::<i64, _>(&transaction, "SELECT count(*) FROM subscription_scope").await, [0]);
+        transaction.rollback().await.expect("undone");
+        opened.close().await;
+    }
+
+    async fn names_and_ids_are_held_to_the_rules_of_the_domain(database) {
+        let backend = database.backend;
+        let opened = database.connect().await;
+        let transaction = opened.begin().await.expect("begun");
+        let mut names: Vec<String> = (1..=0x7F_u8).map(|code| char::from(code).to_string()).collect();
+        names.extend((1..=0x7F_u8).map(|code| format!("a{}z", char::from(code))));
+        names.extend(["", "é", "aé", "🎫", "\u{80}"].map(str::to_owned));
+        names.extend([255, 256].map(|length| "n".repeat(length)));
+        for name in names {
+            let taken = is_taken(&transaction, &insert_scope(backend, &name, "any", 1)).await;
+            assert_eq!(taken, Scope::parse(&name).is_ok(), "{name:?}");
+        }
+        let ids = ["", "a", " ", "é", &"x".repeat(1024), &"x".repeat(1025), &"é".repeat(512), &format!("{}x", "é".repeat(512))];
+        for (index, id) in (1..).zip(ids) {
+            let row = insert_subscription(&uuid(backend, index), ("user", id), "NULL", 1);
+            assert_eq!(is_taken(&transaction, &row).await, SubjectId::parse(id).is_ok(), "{} bytes", id.len());
+        }
+        transaction.rollback().await.expect("undone");
+        opened.close().await;
+    }
+
+    async fn columns_take_values_of_their_own_type_only(database) {
+        let backend = database.backend;
+        let opened = database.connect().await;
+        let transaction = opened.begin().await.expect("begun");
+        for (column, value) in [("version", "'many'"), ("enforced", "'perhaps'"), ("created_at", "NULL"), ("name", "NULL")] {
+            execute(&transaction, "SAVEPOINT row").await;
+            execute(&transaction, &insert_scope(backend, "x", "any", 1)).await;
+            assert!(!is_taken(&transaction, &format!("UPDATE catalogue_scope SET {column} = {value}")).await, "{column}");
+            execute(&transaction, "ROLLBACK TO SAVEPOINT row").await;
+        }
+        transaction.rollback().await.expect("undone");
+        opened.close().await;
+    }
+
+    async fn replicas_that_start_together_make_the_tables_once(database) {
+        let start = || {
+            let url = database.url.clone();
+            tokio::spawn(async move {
+                let opened = Database::connect(&url).await.expect("a database");
+                let migrated = migrate(&opened).await;
+                opened.close().await;
+                migrated.expect("migrated")
+            })
+        };
+        let replicas: Vec<_> = (0..5).map(|_| start()).collect();
+        let mut outcomes = Vec::new();
+        for replica in replicas {
+            outcomes.push(replica.await.expect("no panic"));
+        }
+        let made = outcomes.iter().filter(|outcome| **outcome == Migrated::Steps(Migrator::migrations().len())).count();
+        let idle = outcomes.iter().filter(|outcome| **outcome == Migrated::Nothing).count();
+        assert_eq!((made, idle), (1, 4), "{outcomes:?}");
+        let opened = open(&database).await;
+        let taken: Vec<i64> = column(opened.readers(), "SELECT count(*) FROM seaql_migrations").await;
+        assert_eq!(taken, [i64::try_from(Migrator::migrations().len()).expect("few")]);
+        opened.close().await;
+    }
+
+    async fn an_older_version_lives_with_the_tables_of_a_newer_one(database) {
+        let opened = database.connect().await;
+        let transaction = opened.begin().await.expect("begun");
+        execute(&transaction, "INSERT INTO seaql_migrations (version, applied_at) VALUES ('m99991231_000001_later', 0)").await;
+        transaction.commit().await.expect("committed");
+        assert_eq!(migrate(&opened).await.expect("lived with"), Migrated::NewerSchema);
+        assert!(is_current(&opened).await.expect("asked"));
+        let app = database.app().await;
+        app.register("email").await;
+        assert_eq!(app.removed(Some("u"), "c", &["email", "openid"]).await, ["email"]);
+        assert_eq!(app.send_to(app.operations, "GET", "/readyz", &[], "").await.status, 200);
+
+        let known = Migrator::migrations().last().expect("a step").name().to_owned();
+        let transaction = opened.begin().await.expect("begun");
+        execute(&transaction, &format!("DELETE FROM seaql_migrations WHERE version = '{known}'")).await;
+        transaction.commit().await.expect("committed");
+        let before = anatomy(&opened, database.backend).await;
+        assert!(matches!(migrate(&opened).await, Err(Error::Unexpected(_))), "what is missing cannot be put under what is newer");
+        assert!(!is_current(&opened).await.expect("asked"));
+        assert_eq!(anatomy(&opened, database.backend).await, before);
+        opened.close().await;
+    }
+
+    async fn the_hooks_query_reads_one_range_of_one_index_for_each_subject(database) {
+        let opened = database.connect().await;
+        let started = Instant::now();
+        fill(&opened, database.backend).await;
+        println!("{} subscriptions on {:?}: filled in {:?}", many(database.backend), database.backend, started.elapsed());
+        match database.backend {
+            Backend::Sqlite => check_sqlite_plan(&opened).await,
+            Backend::Postgres => check_postgres_plans(&opened).await,
+        }
+        let subject = |kind, id: &str| Subject { kind, id: SubjectId::parse(id).expect("an id") };
+        let subjects = [
+            subject(SubjectType::User, "subject-77"),
+            subject(SubjectType::Client, "subject-77"),
+            subject(SubjectType::Client, "subject-100"),
+            subject(SubjectType::User, "nobody"),
+        ];
+        let started = Instant::now();
+        let facts = store::facts::load(opened.hooks(), &subjects).await.expect("loaded");
+        println!("facts of {} subjects on {:?}: loaded in {:?}", subjects.len(), database.backend, started.elapsed());
+        let standings = facts.iter().map(|facts| facts.standing("s1", instant("2026-06-15T12:00:00Z")));
+        let (active, none) = (Standing::Active, Standing::NoSubscription);
+        assert_eq!(standings.collect::<Vec<_>>(), [active, none, active, none]);
+        opened.close().await;
+    }
+}
+
+/// The names of all constraints, from the database itself.
+async fn constraints(database: &Database, backend: Backend) -> BTreeSet<String> {
+    match backend {
+        Backend::Sqlite => {
+            let tables: Vec<String> =
+                column(database.readers(), "SELECT sql FROM sqlite_master WHERE sql LIKE '%CONSTRAINT%'").await;
+            let names = tables.iter().flat_map(|sql| sql.split("CONSTRAINT ").skip(1));
+            names.map(|rest| rest.split_whitespace().next().expect("a name").to_owned()).collect()
+        }
+        Backend::Postgres => {
+            let sql = "SELECT conname::text FROM pg_constraint JOIN pg_class ON pg_class.oid = conrelid
+                WHERE relnamespace = current_schema()::regnamespace AND contype <> 'n'
+                AND conname NOT IN ('seaql_migrations_pkey', 'change_pkey')";
+            column(database.readers(), sql).await.into_iter().collect()
+        }
+    }
+}
+
+/// Subscriptions: two of each subject, one subject in a hundred a client, each naming one scope of two.
+async fn fill(database: &Database, backend: Backend) {
+    let many = many(backend);
+    let transaction = database.begin().await.expect("begun");
+    for scope in ["s0", "s1"] {
+        execute(&transaction, &insert_scope(backend, scope, "any", 1)).await;
+    }
+    let (series, id, names) = match backend {
+        Backend::Sqlite => (
+            format!("WITH RECURSIVE series (n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM series WHERE n <= {many})"),
+            "CAST(printf('%016d', n) AS blob)",
+            "(CAST(substr(CAST(id AS text), 16) AS integer) % 2)",
+        ),
+        Backend::Postgres => {
+            // Foreign keys are checked elsewhere; here they take most of the time, where the role may leave them out.
+            let unchecked = "DO $$ BEGIN PERFORM set_config('session_replication_role', 'replica', true);
+                EXCEPTION WHEN insufficient_privilege THEN NULL; END $$";
+            execute(&transaction, unchecked).await;
+            (
+                format!("WITH series AS (SELECT * FROM generate_series(2, {many} + 1) AS n)"),
+                "lpad(n::text, 32, '0')::uuid",
+                "(right(id::text, 1)::integer % 2)",
+            )
+        }
+    };
+    // An index is made faster than it grows; the definition is the migration's own.
+    let indexes = ["subscription_live_by_subject", "subscription_scope_by_scope"];
+    let mut definitions: Vec<String> = Vec::new();
+    for index in indexes {
+        let sql = match backend {
+            Backend::Sqlite => format!("SELECT sql FROM sqlite_master WHERE name = '{index}'"),
+            Backend::Postgres => format!("SELECT indexdef FROM pg_indexes WHERE indexname = '{index}'"),
+        };
+        definitions.extend(column::<String, _>(&transaction, &sql).await);
+        execute(&transaction, &format!("DROP INDEX {index}")).await;
+    }
+    assert_eq!(definitions.len(), indexes.len());
+    execute(
+        &transaction,
+        &format!(
+            "{series} INSERT INTO subscription
+                (id, subject_type, subject_id, valid_from, valid_until, version, created_at, updated_at)
+            SELECT {id}, CASE WHEN (n / 2) % 100 = 0 THEN 'client' ELSE 'user' END, 'subject-' || (n / 2), {AT}, NULL, 1, {AT}, {AT}
+            FROM series"
+        ),
+    )
+    .await;
+    let named = format!("INSERT INTO subscription_scope SELECT id, 's' || {names} FROM subscription");
+    execute(&transaction, &named).await;
+    for definition in definitions {
+        execute(&transaction, &definition).await;
+    }
+    execute(&transaction, "ANALYZE").await;
+    let count: Vec<i64> = column(&transaction, "SELECT count(*) FROM subscription_scope").await;
+    assert_eq!(count, [i64::from(many)]);
+    transaction.commit().await.expect("committed");
+}
+
+async fn check_sqlite_plan(database: &Database) {
+    let sql = format!("EXPLAIN QUERY PLAN {}", store::facts::SQLITE);
+    let rows = query(database.hooks(), &sql.replace("?1", r#"'[["user","subject-77"],["client","x"]]'"#)).await;
+    let steps: Vec<String> = rows.iter().map(|row| row.try_get("", "detail").expect("a step")).collect();
+    let expected = [
+        "SCAN wanted VIRTUAL TABLE INDEX 1:",
+        "SEARCH subscription USING INDEX subscription_live_by_subject (subject_type=? AND subject_id=?)",
+        "SEARCH named USING COVERING INDEX sqlite_autoindex_subscription_scope_1 (subscription_id=?)",
+    ];
+    assert_eq!(steps, expected);
+}
+
+async fn check_postgres_plans(database: &Database) {
+    let transaction = database.begin().await.expect("begun");
+    execute(&transaction, &format!("PREPARE facts (text[], text[]) AS {}", store::facts::POSTGRES)).await;
+    let batch: Vec<_> = (0..512).map(|n| format!("subject-{}", 1 + n * 7)).collect();
+    for mode in ["force_custom_plan", "force_generic_plan"] {
+        execute(&transaction, &format!("SET LOCAL plan_cache_mode = {mode}")).await;
+        for (kinds, ids) in [
+            ("user,client".to_owned(), "subject-77,subject-100".to_owned()),
+            (vec!["user"; batch.len()].join(","), batch.join(",")),
+        ] {
+            let sql = format!("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE facts ('{{{kinds}}}', '{{{ids}}}')");
+            let plan: Vec<Value> = column(&transaction, &sql).await;
+            let subjects = ids.split(',').count();
+            check_plan(&plan[0][0]["Plan"], subjects, mode);
+        }
+    }
+    transaction.rollback().await.expect("undone");
+}
+
+/// Holds a plan to: no scan of a table, one range of the subjects' index for each subject, the key of the scopes.
+fn check_plan(plan: &Value, subjects: usize, mode: &str) {
+    let mut scans = Vec::new();
+    collect_scans(plan, &mut scans);
+    let [by_subject, by_key] = scans[..] else { panic!("{mode}: not two scans of tables\n{plan:#}") };
+    let index = |scan: &Value, name: &str, columns: &[&str]| {
+        assert_eq!(scan["Index Name"], name, "{mode}: {scan:#}");
+        let condition = scan["Index Cond"].as_str().expect("a range");
+        assert!(columns.iter().all(|column| condition.contains(&format!("({column} = "))), "{mode}: {condition}");
+    };
+    index(by_subject, "subscription_live_by_subject", &["subject_type", "subject_id"]);
+    assert_eq!(by_subject["Actual Loops"], json!(subjects), "{mode}: one range for each subject");
+    assert!(by_subject.get("Filter").is_none(), "{mode}: nothing is read in vain: {by_subject:#}");
+    index(by_key, "subscription_names_each_scope_once", &["subscription_id"]);
+}
+
+fn collect_scans<'a>(node: &'a Value, scans: &mut Vec<&'a Value>) {
+    if node.get("Relation Name").is_some() || node.get("Index Name").is_some() {
+        scans.push(node);
+    }
+    assert!(members(node).count() > 0);
+    for inner in elements(&node["Plans"]) {
+        collect_scans(inner, scans);
+    }
+}
