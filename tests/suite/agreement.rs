@@ -17,7 +17,7 @@ use tollgate::{
 };
 use uuid::Uuid;
 
-use crate::support::{MICROSECOND, instant, on_both};
+use crate::support::{MICROSECOND, instant, load_facts, on_both};
 
 /// More than there are rows.
 const ALL: u64 = 10_000;
@@ -199,7 +199,7 @@ on_both! {
         store::database::commit(transaction).await.expect("committed");
         subjects.extend([deleted.subject, user("nobody"), user("S0")]);
 
-        let loaded = store::facts::load(opened.hooks(), &subjects).await.expect("facts");
+        let loaded = load_facts(&opened, &subjects).await.expect("facts");
         assert_eq!(loaded.len(), subjects.len());
         let mut seen = [0; 5];
         for (subject, loaded) in subjects.iter().zip(&loaded) {
@@ -220,10 +220,10 @@ on_both! {
         }
         assert!(seen.iter().all(|count| *count > 20), "every standing occurs: {seen:?}");
         let reversed: Vec<_> = subjects.iter().rev().cloned().collect();
-        let again = store::facts::load(opened.hooks(), &reversed).await.expect("facts");
+        let again = load_facts(&opened, &reversed).await.expect("facts");
         let empty = |facts: &[Facts]| facts.iter().map(Facts::is_empty).collect::<Vec<_>>();
         assert_eq!(empty(&again).into_iter().rev().collect::<Vec<_>>(), empty(&loaded), "answers stand in the order of the question");
-        assert_eq!(store::facts::load(opened.hooks(), &[]).await.expect("nothing"), []);
+        assert_eq!(load_facts(&opened, &[]).await.expect("nothing"), []);
         opened.close().await;
     }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Instant};
 use entity::{catalogue, change, subscription, subscription_scope};
 use migration::{Migrator, MigratorTrait as _};
 use sea_orm::{
-    ColumnTrait as _, ConnectionTrait, DatabaseTransaction, EntityName as _, EntityTrait, IdenStatic as _,
+    ColumnTrait as _, ConnectionTrait, DatabaseTransaction, EntityTrait, IdenStatic as _,
     Iterable as _, QueryResult, Statement, TryGetable,
 };
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ use tollgate::{
 
 use crate::{
     described::{elements, members},
-    support::{Backend, TestDatabase, instant, on_both},
+    support::{Backend, TestDatabase, instant, load_facts, on_both},
 };
 
 const AT: &str = "'2026-01-01T00:00:00+00:00'";
@@ -457,7 +457,7 @@ on_both! {
             subject(SubjectType::User, "nobody"),
         ];
         let started = Instant::now();
-        let facts = store::facts::load(opened.hooks(), &subjects).await.expect("loaded");
+        let facts = load_facts(&opened, &subjects).await.expect("loaded");
         println!("facts of {} subjects on {:?}: loaded in {:?}", subjects.len(), database.backend, started.elapsed());
         let standings = facts.iter().map(|facts| facts.standing("s1", instant("2026-06-15T12:00:00Z")));
         let (active, none) = (Standing::Active, Standing::NoSubscription);
@@ -531,8 +531,8 @@ async fn fill(database: &Database, backend: Backend) {
         ),
     )
     .await;
-    let named = format!("INSERT INTO subscription_scope SELECT id, 's' || {names} FROM subscription");
-    execute(&transaction, &named).await;
+    let scopes = format!("INSERT INTO subscription_scope SELECT id, 's' || {names} FROM subscription");
+    execute(&transaction, &scopes).await;
     for definition in definitions {
         execute(&transaction, &definition).await;
     }
@@ -544,7 +544,7 @@ async fn fill(database: &Database, backend: Backend) {
 
 async fn check_sqlite_plan(database: &Database) {
     let sql = format!("EXPLAIN QUERY PLAN {}", store::facts::SQLITE);
-    let rows = query(database.hooks(), &sql.replace("?1", r#"'[["user","subject-77"],["client","x"]]'"#)).await;
+    let rows = query(database.readers(), &sql.replace("?1", r#"'[["user","subject-77"],["client","x"]]'"#)).await;
     let steps: Vec<String> = rows.iter().map(|row| row.try_get("", "detail").expect("a step")).collect();
     let expected = [
         "SCAN wanted VIRTUAL TABLE INDEX 1:",

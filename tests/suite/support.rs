@@ -24,6 +24,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 use tollgate::{
+    domain::{facts::Facts, subject::Subject},
     http::{
         self,
         auth::{HookAuth, ManagementAuth},
@@ -31,7 +32,7 @@ use tollgate::{
         server,
     },
     service::{Clock, FeedSettings, Metrics, Policy, Service},
-    store::{self, Database},
+    store::{self, Database, lane::Connection},
 };
 
 /// The path of the current hook.
@@ -49,20 +50,18 @@ pub const JSON: (&str, &str) = ("content-type", "application/json");
 macro_rules! on_both {
     ($($(#[$attribute:meta])* async fn $name:ident($database:ident) $body:block)*) => {
         $(
+            $(#[$attribute])*
+            async fn $name($database: std::sync::Arc<$crate::support::TestDatabase>) $body
+
             mod $name {
-                use super::*;
-
-                $(#[$attribute])*
-                async fn body($database: std::sync::Arc<$crate::support::TestDatabase>) $body
-
                 #[test]
                 fn sqlite() {
-                    $crate::support::run($crate::support::Backend::Sqlite, body);
+                    $crate::support::run($crate::support::Backend::Sqlite, super::$name);
                 }
 
                 #[test]
                 fn postgres() {
-                    $crate::support::run($crate::support::Backend::Postgres, body);
+                    $crate::support::run($crate::support::Backend::Postgres, super::$name);
                 }
             }
         )*
@@ -170,6 +169,12 @@ impl TestDatabase {
         self.services.lock().expect("no test holds it").push(Arc::clone(&service));
         App::start(service, database, clock, feed, options).await
     }
+}
+
+/// The facts of subjects, as the hooks read them.
+pub async fn load_facts(database: &Database, subjects: &[Subject]) -> store::Result<Vec<Facts>> {
+    let load = async |lane: &mut Connection| store::facts::load(lane, subjects).await;
+    database.hooks().run(Duration::from_secs(10), load).await
 }
 
 async fn execute_on_server(url: &str, statement: &str) {
