@@ -12,6 +12,7 @@ use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 /// | `{boolean}`, `{bigint}` | integer | of that name |
 /// | `{bytes:column}` | the column's length in bytes | the same |
 /// | `{scope_token:column}` | whether the column is a scope token of RFC 6749 | the same |
+/// | `{in_years:column}` | whether the column is null or a time in the years 0001 to 9999, so not `infinity` | the same |
 /// | `{identity}` | ascending integer, never used twice | the same |
 /// | `{xid}` | nothing: a single process writes | the id of the writing transaction |
 /// | `{strict}` | refuses a value of another type | nothing: it always does |
@@ -25,6 +26,9 @@ pub async fn execute(manager: &SchemaManager<'_>, statements: &str) -> Result<()
             ("{bigint}", "bigint"),
             ("{bytes:subject_id}", "octet_length(subject_id)"),
             ("{scope_token:name}", r"name ~ '^[\x21\x23-\x5b\x5d-\x7e]{1,255}$'"),
+            ("{in_years:valid_from}", "valid_from BETWEEN '0001-01-01 0:00+0' AND '9999-12-31 23:59:59.999999+0'"),
+            ("{in_years:valid_until}", "valid_until BETWEEN '0001-01-01 0:00+0' AND '9999-12-31 23:59:59.999999+0'"),
+            ("{in_years:canceled_at}", "canceled_at BETWEEN '0001-01-01 0:00+0' AND '9999-12-31 23:59:59.999999+0'"),
             ("{identity}", "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY"),
             ("{xid}", "xid xid8 NOT NULL DEFAULT pg_current_xact_id(),"),
             ("{strict}", ""),
@@ -38,6 +42,9 @@ pub async fn execute(manager: &SchemaManager<'_>, statements: &str) -> Result<()
             ("{bytes:subject_id}", "length(CAST(subject_id AS blob))"),
             // The class lists `]` first and `[` and `^` as ends of ranges, the only places where they are plain.
             ("{scope_token:name}", "length(name) BETWEEN 1 AND 255 AND name NOT GLOB '*[^]!#-[^-~]*'"),
+            ("{in_years:valid_from}", "valid_from GLOB '[0-9][0-9][0-9][0-9]-*' AND valid_from NOT GLOB '0000*'"),
+            ("{in_years:valid_until}", "valid_until GLOB '[0-9][0-9][0-9][0-9]-*' AND valid_until NOT GLOB '0000*'"),
+            ("{in_years:canceled_at}", "canceled_at GLOB '[0-9][0-9][0-9][0-9]-*' AND canceled_at NOT GLOB '0000*'"),
             ("{identity}", "integer PRIMARY KEY AUTOINCREMENT"),
             ("{xid}", ""),
             ("{strict}", "STRICT"),

@@ -26,6 +26,8 @@ CREATE TABLE subscription (
     CONSTRAINT subscription_subject_type_is_known CHECK (subject_type IN ('user', 'client')),
     CONSTRAINT subscription_subject_id_has_1_to_1024_bytes CHECK ({bytes:subject_id} BETWEEN 1 AND 1024),
     CONSTRAINT subscription_ends_after_it_starts CHECK (valid_until > valid_from),
+    CONSTRAINT subscription_times_have_years_of_four_digits CHECK ({in_years:valid_from} AND {in_years:valid_until}
+        AND {in_years:canceled_at}),
     CONSTRAINT subscription_version_counts_from_1 CHECK (version >= 1)
 ) {strict};
 

@@ -151,6 +151,12 @@ impl Catalogue {
         self.0.get(scope).copied()
     }
 
+    /// The same scopes, all of them enforced: what to go by when whether they are is not known.
+    #[must_use]
+    pub fn enforced(&self) -> Self {
+        self.0.iter().map(|(scope, rule)| (scope.clone(), Rule { enforced: true, ..*rule })).collect()
+    }
+
     /// How many scopes are managed.
     #[must_use]
     pub fn len(&self) -> usize {

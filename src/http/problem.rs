@@ -233,6 +233,7 @@ impl From<service::Error> for Problem {
             }
             Error::Store(error) => Self::of_store(error),
             Error::Unknown => Self::unavailable("unavailable", "The database cannot be asked; try again."),
+            Error::TimedOut => Self::outcome_unknown(),
             Error::Aborted(_) => Self::of_status(StatusCode::INTERNAL_SERVER_ERROR),
         };
         problem.cause = Some(Arc::new(error));
@@ -241,14 +242,16 @@ impl From<service::Error> for Problem {
 }
 
 impl Problem {
+    fn outcome_unknown() -> Self {
+        let detail = "No answer came to whether the write was done: it may or may not have been. Read it again.";
+        Self::unavailable("outcome_unknown", detail)
+    }
+
     fn of_store(error: &store::Error) -> Self {
         use store::Error;
         match error {
             Error::Unavailable(_) => Self::unavailable("unavailable", "The database cannot be asked; try again."),
-            Error::OutcomeUnknown(_) => Self::unavailable(
-                "outcome_unknown",
-                "The connection broke while the write was committed: it may or may not have been done. Read it again.",
-            ),
+            Error::OutcomeUnknown(_) => Self::outcome_unknown(),
             // The use cases turn the verdicts that they expect into errors of their own; what is left is a fault.
             Error::Duplicate(_) | Error::Reference(_) | Error::Unexpected(_) => {
                 Self::of_status(StatusCode::INTERNAL_SERVER_ERROR)

@@ -123,7 +123,7 @@ impl Timestamp {
             return Err(invalid());
         }
         let instant = DateTime::parse_from_rfc3339(&self.0).map_err(|_| invalid())?.to_utc();
-        // A leap second is kept by neither database; the instant that follows it is the nearest one they keep.
+        // A leap second is kept by neither database; the last instant before it is the nearest one they keep.
         let instant = match instant.nanosecond().checked_sub(1_000_000_000) {
             Some(_) => instant.with_nanosecond(999_999_999).unwrap_or(instant),
             None => instant,

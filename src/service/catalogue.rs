@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Error, Expected, Origin, Result, Service, Touched, to_its_end};
+use super::{Error, Expected, Origin, Result, Service, Touched, in_time, to_its_end};
 use crate::{
     domain::{
         catalogue::{CatalogueScope, CatalogueScopePatch, Description, Requires},
@@ -58,7 +58,7 @@ impl Service {
     ///
     /// [`Error::NotFound`] when it is not in the catalogue.
     pub async fn scope(&self, name: &Scope) -> Result<CatalogueScope> {
-        store::catalogue::find(self.database.readers(), name).await?.ok_or(Error::NotFound)
+        in_time(store::catalogue::find(self.database.readers(), name)).await?.ok_or(Error::NotFound)
     }
 
     /// Up to `limit` scopes after a name, ascending.
@@ -67,7 +67,7 @@ impl Service {
     ///
     /// [`Error::Store`] when the database cannot be asked.
     pub async fn scopes(&self, after: Option<&Scope>, limit: u64) -> Result<Vec<CatalogueScope>> {
-        Ok(store::catalogue::list(self.database.readers(), after, limit).await?)
+        in_time(store::catalogue::list(self.database.readers(), after, limit)).await
     }
 
     /// Changes a scope.

@@ -1,6 +1,9 @@
 //! The use case of the hooks: which of the requested scopes stay.
 
-use std::{sync::LazyLock, time::Instant};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Instant,
+};
 
 use super::{Error, Result, Service, cache::Found, metrics::Freshness};
 use crate::domain::{
@@ -48,7 +51,7 @@ impl Service {
             Found::Fresh(catalogue) => (catalogue, Freshness::Fresh),
             Found::Stale(catalogue) => (catalogue, Freshness::Stale),
             // A catalogue of any age still tells that a scope was not in it.
-            Found::Unknown => (self.catalogue.last().ok_or(Error::Unknown)?, Freshness::Unknown),
+            Found::Unknown => (Arc::new(self.catalogue.last().ok_or(Error::Unknown)?.enforced()), Freshness::Unknown),
         };
 
         let rules = || scopes.iter().filter_map(|scope| catalogue.rule(scope));

@@ -41,6 +41,9 @@ pub enum Error {
     /// Nothing is known of what the answer rests on, and the database cannot be asked.
     #[error("what the answer rests on is not known")]
     Unknown,
+    /// A write took too long: it may or may not be done.
+    #[error("a write took too long")]
+    TimedOut,
     /// The work ended before it was done.
     #[error("the work was aborted")]
     Aborted(#[source] tokio::task::JoinError),

@@ -2,8 +2,9 @@
 //!
 //! On Postgres every write records its change in its own transaction. Each replica looks once a second for the changes
 //! that its last look did not show, and sooner when a notification wakes it. A look that succeeds leaves no gap
-//! whatever happened to the notifications, so they only ever make it faster; and a silence longer than
-//! [`TRUST_FOR`](super::cache::TRUST_FOR) makes what is cached unsure by itself, without anybody having to notice.
+//! whatever happened to the notifications, so they only ever make it faster. A silence longer than
+//! [`TRUST_FOR`](super::cache::TRUST_FOR) makes what is cached unsure by itself, without anybody having to notice; and
+//! a connection that was lost, all of it: the server that answers next may be another one, or have crashed.
 //!
 //! On SQLite a single process is meant to write. A second one that does is noticed by the version of the file.
 
@@ -16,7 +17,7 @@ use chrono::TimeDelta;
 use sea_orm::{
     ConnectionTrait as _,
     sqlx::{
-        self,
+        self, PgConnection,
         postgres::{PgListener, PgPoolOptions},
     },
 };
@@ -39,9 +40,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const POLL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The least time between two looks: a burst of wake-ups is one look.
 const POLL_GAP: Duration = Duration::from_millis(5);
-/// After a silence this long, changes may have been pruned unseen.
-const SILENCE_BEFORE_DOUBT: Duration = Duration::from_hours(1);
-/// How long changes are kept, in days: far longer than the silence above.
+/// How long changes are kept, in days: a reader that is connected has seen them within seconds.
 const KEEP_CHANGES_DAYS: i64 = 7;
 /// How often old changes are pruned.
 const PRUNE_INTERVAL: Duration = Duration::from_hours(1);
@@ -59,6 +58,12 @@ const ASIDE_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct FeedSettings {
     /// Whether replicas wake each other with notifications. Without, a change made elsewhere is seen at the next look.
     pub wake_up: bool,
+}
+
+/// A connection that reads the feed, and up to where it has read.
+struct Reader {
+    connection: PgConnection,
+    horizon: Horizon,
 }
 
 /// The feed of one service.
@@ -102,9 +107,9 @@ impl Feed {
         let mut tasks = JoinSet::new();
         if self.ground.database.postgres().is_some() {
             let asked_at = Instant::now();
-            let horizon = self.start().await?;
+            let reader = self.start().await?;
             self.ground.trust.heard(asked_at);
-            tasks.spawn(Arc::clone(self).poll_postgres(horizon));
+            tasks.spawn(Arc::clone(self).poll_postgres(reader));
             if settings.wake_up {
                 tasks.spawn(Arc::clone(self).tell_others());
                 tasks.spawn(Arc::clone(self).listen());
@@ -119,47 +124,66 @@ impl Feed {
         Ok(tasks)
     }
 
-    async fn start(&self) -> store::Result<Horizon> {
-        let start = async |lane: &mut Connection| match lane {
-            Connection::Postgres(connection) => store::change::start(connection).await,
-            Connection::Sqlite(_) => Err(store::Error::unavailable("SQLite has no feed")),
+    /// Begins to read the feed on a connection of its own. What was committed before is not news to it.
+    async fn start(&self) -> store::Result<Reader> {
+        let Connection::Postgres(mut connection) = self.ground.database.feed().open(POLL_TIMEOUT).await? else {
+            return Err(store::Error::unavailable("SQLite has no feed"));
         };
-        self.ground.database.feed().run(POLL_TIMEOUT, start).await
+        let started = tokio::time::timeout(POLL_TIMEOUT, store::change::start(&mut connection)).await;
+        let horizon = started.unwrap_or_else(|_| Err(store::Error::unavailable("no answer came in time")))?;
+        Ok(Reader { connection, horizon })
     }
 
-    async fn look(&self, since: &Horizon) -> store::Result<Look> {
-        let look = async |lane: &mut Connection| match lane {
-            Connection::Postgres(connection) => store::change::look(connection, since).await,
-            Connection::Sqlite(_) => Err(store::Error::unavailable("SQLite has no feed")),
-        };
-        self.ground.database.feed().run(POLL_TIMEOUT, look).await
-    }
-
-    async fn poll_postgres(self: Arc<Self>, mut horizon: Horizon) {
+    async fn poll_postgres(self: Arc<Self>, reader: Reader) {
+        let mut reader = Some(reader);
         loop {
             // Whether it was woken or not, it looks.
             let _ = tokio::time::timeout(POLL_INTERVAL, self.wake.notified()).await;
             let asked_at = Instant::now();
-            match self.look(&horizon).await {
-                Ok(look) => {
-                    let silence = self.ground.trust.silence(asked_at).unwrap_or_default();
-                    if look.horizon.is_before(&horizon) || silence > SILENCE_BEFORE_DOUBT {
-                        tracing::warn!("changes may have been missed: all that is cached will be asked again");
-                        self.ground.metrics.count_feed_doubt();
-                        self.facts.doubt();
-                        self.catalogue.changed();
-                    }
-                    horizon = self.apply(look, asked_at);
-                    self.ground.trust.heard(asked_at);
-                }
+            let looked = match &mut reader {
+                Some(reader) => self.look(reader).await,
+                None => self.start().await.map(|started| {
+                    tracing::warn!("the change feed is back: all that is cached will be asked again");
+                    // After the new horizon was taken, and before anything is trusted again.
+                    self.doubt();
+                    reader = Some(started);
+                }),
+            };
+            match looked {
+                Ok(()) => self.ground.trust.heard(asked_at),
                 Err(error) => {
                     self.ground.metrics.count_database_error(&error);
                     tracing::warn!(error = super::chain(&error), "the change feed cannot be read");
-                    // The next try is a poll interval away: a database that comes back is not met by a storm.
+                    // The connection is dropped. The next try is a poll interval away: a database that comes back is
+                    // not met by a storm.
+                    reader = None;
                 }
             }
             tokio::time::sleep(POLL_GAP).await;
         }
+    }
+
+    async fn look(&self, reader: &mut Reader) -> store::Result<()> {
+        let asked_at = Instant::now();
+        let look = store::change::look(&mut reader.connection, &reader.horizon);
+        let looked = tokio::time::timeout(POLL_TIMEOUT, look).await;
+        let look = looked.unwrap_or_else(|_| Err(store::Error::unavailable("no answer came in time")))?;
+        reader.horizon = self.apply(look, asked_at);
+        Ok(())
+    }
+
+    /// Makes all that is cached be asked again: changes of it may have been missed.
+    fn doubt(&self) {
+        self.ground.metrics.count_feed_doubt();
+        self.facts.doubt();
+        self.catalogue.doubt();
+        self.reload_catalogue();
+    }
+
+    /// Reads the rules again before a request needs them, so that they are known even if the database goes away.
+    fn reload_catalogue(&self) {
+        let (catalogue, timeout) = (Arc::clone(&self.catalogue), self.ground.query_timeout);
+        tokio::spawn(async move { catalogue.get(timeout).await });
     }
 
     /// Makes what the changes touched be read again, and gives back up to where the feed is known now.
@@ -169,17 +193,21 @@ impl Feed {
         // The database read its clock between the asking and now; half of that time is the best guess at when.
         let since = TimeDelta::from_std(asked_at.elapsed() / 2).unwrap_or_default();
         self.ground.metrics.observe_skew(database_now - (now - since));
-        if let Some(news) = news {
-            for change in news {
-                match &change.subject {
-                    Some(subject) => self.facts.changed(subject),
-                    None => self.catalogue.changed(),
-                }
-                self.ground.metrics.observe_visibility((self.clock.now() - change.at).to_std().unwrap_or_default());
-            }
-        } else {
+        let Some(news) = news else {
             self.facts.all_changed();
             self.catalogue.changed();
+            self.reload_catalogue();
+            return horizon;
+        };
+        for change in &news {
+            match &change.subject {
+                Some(subject) => self.facts.changed(subject),
+                None => self.catalogue.changed(),
+            }
+            self.ground.metrics.observe_visibility((self.clock.now() - change.at).to_std().unwrap_or_default());
+        }
+        if news.iter().any(|change| change.subject.is_none()) {
+            self.reload_catalogue();
         }
         horizon
     }
@@ -189,11 +217,6 @@ impl Feed {
             tokio::time::sleep(POLL_INTERVAL).await;
             let asked_at = Instant::now();
             let writers = self.ground.database.writers();
-            if writers.get_sqlite_connection_pool().num_idle() == 0 {
-                // A transaction of ours is under way on the writer's connection, so nobody else is writing.
-                self.ground.trust.heard(asked_at);
-                continue;
-            }
             match store::change::data_version(writers).await {
                 Ok(present) => {
                     if present != version {
@@ -240,9 +263,14 @@ impl Feed {
         let Some(options) = self.ground.database.postgres() else { return Ok(()) };
         let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(ASIDE_TIMEOUT);
         let pool = pool.connect_lazy_with(options.clone());
-        let mut listener = PgListener::connect_with(&pool).await?;
-        listener.ignore_pool_close_event(true);
-        listener.listen(CHANNEL).await?;
+        let begin = async {
+            let mut listener = PgListener::connect_with(&pool).await?;
+            listener.ignore_pool_close_event(true);
+            listener.listen(CHANNEL).await?;
+            Ok::<_, sqlx::Error>(listener)
+        };
+        let Ok(listener) = tokio::time::timeout(ASIDE_TIMEOUT, begin).await else { return Ok(()) };
+        let mut listener = listener?;
         let replica = self.replica.to_string();
         loop {
             match tokio::time::timeout(HEARTBEAT_TIMEOUT, listener.try_recv()).await {

@@ -355,8 +355,10 @@ impl Metrics {
     /// Sets by how much the database's clock is ahead of ours.
     pub fn observe_skew(&self, ahead: TimeDelta) {
         let seconds = ahead.as_seconds_f64();
+        let was_skewed = self.skew.get().abs() > SKEW_WARNING_S;
         self.skew.set(seconds);
-        if seconds.abs() > SKEW_WARNING_S {
+        // Said once, when it begins: it is looked at every second.
+        if seconds.abs() > SKEW_WARNING_S && !was_skewed {
             tracing::warn!(seconds, "this machine's clock and the database's differ");
         }
     }

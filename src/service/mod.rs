@@ -98,10 +98,17 @@ impl Expected {
 }
 
 /// What a committed write made stale in the cache.
-enum Touched<'a> {
-    Subject(&'a Subject),
+enum Touched {
+    Subject(Subject),
     Catalogue,
 }
+
+/// How long a commit may take before its outcome counts as unknown.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the management API waits for a use case.
+const API_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long a write may take after nobody waits for it any more, before its connection is given up.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The use cases, with what they work on.
 #[derive(Debug)]
@@ -193,21 +200,33 @@ impl Service {
 
     /// Commits a write, then makes sure that no request which starts after the answer sees facts from before it.
     ///
-    /// When nobody can tell whether the commit was done, the cache is told as if it had been.
-    async fn commit(&self, transaction: DatabaseTransaction, touched: Touched<'_>) -> Result<()> {
-        let committed = store::database::commit(transaction).await;
-        if matches!(committed, Ok(()) | Err(store::Error::OutcomeUnknown(_))) {
-            match touched {
-                Touched::Subject(subject) => self.facts.changed(subject),
-                Touched::Catalogue => {
-                    self.catalogue.changed();
-                    // Read before the answer, so that the rules are known even if the database goes away right after.
-                    self.catalogue.get(self.policy.hook_timeout).await;
-                }
+    /// The cache is told whatever the commit came to: an error may hide that it was done.
+    async fn commit(self: &Arc<Self>, transaction: DatabaseTransaction, touched: Touched) -> Result<()> {
+        let mut commit = tokio::spawn(store::database::commit(transaction));
+        let Ok(committed) = tokio::time::timeout(COMMIT_TIMEOUT, &mut commit).await else {
+            self.tell(&touched).await;
+            let service = Arc::clone(self);
+            tokio::spawn(async move {
+                // It may still be done, and what was read until then be kept as if it were newer.
+                let _ = commit.await;
+                service.tell(&touched).await;
+            });
+            return Err(Error::TimedOut);
+        };
+        self.tell(&touched).await;
+        Ok(committed.map_err(Error::Aborted)??)
+    }
+
+    async fn tell(&self, touched: &Touched) {
+        match touched {
+            Touched::Subject(subject) => self.facts.changed(subject),
+            Touched::Catalogue => {
+                self.catalogue.changed();
+                // Read before the answer, so that the rules are known even if the database goes away right after.
+                self.catalogue.get(self.policy.hook_timeout).await;
             }
-            self.feed.committed();
         }
-        Ok(committed?)
+        self.feed.committed();
     }
 }
 
@@ -218,13 +237,21 @@ pub fn new_id(now: DateTime<Utc>) -> Uuid {
     Uuid::new_v7(Timestamp::from_unix(NoContext, seconds, now.timestamp_subsec_nanos()))
 }
 
-/// Runs a use case to its end even when the one who asked for it hangs up: a write that is dropped half-way leaves a
+/// Runs a write to its end even when the one who asked for it hangs up: one that is dropped half-way leaves a
 /// transaction open and, committed or not, a cache that was not told.
 async fn to_its_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    match tokio::spawn(work).await {
-        Ok(result) => result,
-        Err(error) => Err(Error::Aborted(error)),
+    let work = tokio::spawn(tokio::time::timeout(WRITE_TIMEOUT, work));
+    match tokio::time::timeout(API_TIMEOUT, work).await {
+        Ok(Ok(Ok(result))) => result,
+        Ok(Err(error)) => Err(Error::Aborted(error)),
+        Ok(Ok(Err(_))) | Err(_) => Err(Error::TimedOut),
     }
+}
+
+/// Reads, for no longer than the management API waits.
+async fn in_time<T>(read: impl Future<Output = store::Result<T>>) -> Result<T> {
+    let read = tokio::time::timeout(API_TIMEOUT, read).await;
+    Ok(read.unwrap_or_else(|_| Err(store::Error::unavailable("no answer came in time")))?)
 }
 
 /// An error and all that lies behind it, in one line.

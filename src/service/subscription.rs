@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Error, Expected, Origin, Result, Service, Touched, new_id, to_its_end};
+use super::{Error, Expected, Origin, Result, Service, Touched, in_time, new_id, to_its_end};
 use crate::{
     domain::{
         life::Life,
@@ -70,7 +70,7 @@ impl Service {
                 return Err(service.unknown_scopes(error, subscription.scopes.as_slice()).await);
             }
             store::change::insert(&transaction, change(&origin, now, "create", &subscription)).await?;
-            service.commit(transaction, Touched::Subject(&subscription.subject)).await?;
+            service.commit(transaction, Touched::Subject(subscription.subject.clone())).await?;
             Ok(Shown { subscription, now })
         })
         .await
@@ -83,7 +83,11 @@ impl Service {
     /// [`Error::NotFound`] when there is none, or it was deleted.
     pub async fn subscription(&self, id: Uuid) -> Result<Shown> {
         let now = self.clock.now();
-        let subscription = store::subscription::find(self.database.readers(), id).await?.ok_or(Error::NotFound)?;
+        let find = async {
+            let reading = self.database.begin_reading().await?;
+            store::subscription::find(&reading, id).await
+        };
+        let subscription = in_time(find).await?.ok_or(Error::NotFound)?;
         Ok(Shown { subscription, now })
     }
 
@@ -99,7 +103,11 @@ impl Service {
         after: Option<Uuid>,
         limit: u64,
     ) -> Result<Vec<Subscription>> {
-        Ok(store::subscription::list(self.database.readers(), filter, now, after, limit).await?)
+        let list = async {
+            let reading = self.database.begin_reading().await?;
+            store::subscription::list(&reading, filter, now, after, limit).await
+        };
+        in_time(list).await
     }
 
     /// Changes the scopes or the window of a subscription. `subject` is the one that the writer thinks holds it.
@@ -134,7 +142,7 @@ impl Service {
                 return Err(service.unknown_scopes(error, new.scopes.as_slice()).await);
             }
             store::change::insert(&transaction, change(&origin, now, "patch", &new)).await?;
-            service.commit(transaction, Touched::Subject(&new.subject)).await?;
+            service.commit(transaction, Touched::Subject(new.subject.clone())).await?;
             Ok(Shown { subscription: new, now })
         })
         .await
@@ -155,7 +163,7 @@ impl Service {
             let new = old.clone().cancel(now)?;
             store::subscription::update(&transaction, &old, &new).await?;
             store::change::insert(&transaction, change(&origin, now, "cancel", &new)).await?;
-            service.commit(transaction, Touched::Subject(&new.subject)).await?;
+            service.commit(transaction, Touched::Subject(new.subject.clone())).await?;
             Ok(Shown { subscription: new, now })
         })
         .await
@@ -175,7 +183,7 @@ impl Service {
             expected.check(subscription.version)?;
             store::subscription::delete(&transaction, id, subscription.version, now).await?;
             store::change::insert(&transaction, change(&origin, now, "delete", &subscription)).await?;
-            service.commit(transaction, Touched::Subject(&subscription.subject)).await
+            service.commit(transaction, Touched::Subject(subscription.subject.clone())).await
         })
         .await
     }

@@ -21,8 +21,7 @@ const MAX_NEWS: i64 = 10_000;
 // each once, in whatever order they were committed, and none waits for another transaction to end. The comparison
 // with the oldest transaction that the last snapshot did not know the end of is there for the index.
 const NEWS: &str = "
-SELECT pg_current_snapshot()::text, pg_snapshot_xmin(pg_current_snapshot())::text::bigint, clock_timestamp(),
-    change.noun, change.subject_type, change.subject_id, change.at
+SELECT pg_current_snapshot()::text, clock_timestamp(), change.noun, change.subject_type, change.subject_id, change.at
 FROM (SELECT 1) AS always
 LEFT JOIN (
     SELECT noun, subject_type, subject_id, at FROM change
@@ -30,7 +29,7 @@ LEFT JOIN (
     LIMIT $2
 ) AS change ON true";
 
-const START: &str = "SELECT pg_current_snapshot()::text, pg_snapshot_xmin(pg_current_snapshot())::text::bigint";
+const START: &str = "SELECT pg_current_snapshot()::text, pg_is_in_recovery()";
 
 const PRUNE_ON_POSTGRES: &str = "
 DELETE FROM change WHERE seq IN (
@@ -100,19 +99,11 @@ pub async fn insert(transaction: &DatabaseTransaction, change: Change<'_>) -> Re
 }
 
 /// Up to where a reader of the feed has read: a snapshot of Postgres.
+///
+/// It means something on the connection alone that it was taken on: a server that crashed, or another one that took
+/// over, gives the same transaction ids to other transactions.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Horizon {
-    snapshot: String,
-    oldest: i64,
-}
-
-impl Horizon {
-    /// Whether this is a horizon of another database, or of one that was set back: a snapshot never grows older.
-    #[must_use]
-    pub fn is_before(&self, other: &Self) -> bool {
-        self.oldest < other.oldest
-    }
-}
+pub struct Horizon(String);
 
 /// A change that was made, as far as a cache needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,42 +129,38 @@ pub struct Look {
 ///
 /// # Errors
 ///
-/// [`Error::Unavailable`] when the database cannot be asked.
+/// [`Error::Unavailable`] when the database cannot be asked, or is a standby: its snapshots do not name the
+/// transactions that are under way on the primary, so their changes would be missed.
 pub async fn start(connection: &mut PgConnection) -> Result<Horizon> {
-    let (snapshot, oldest) = sqlx::query_as(START).fetch_one(connection).await?;
-    Ok(Horizon { snapshot, oldest })
+    let (snapshot, is_standby): (String, bool) = sqlx::query_as(START).fetch_one(connection).await?;
+    if is_standby { Err(Error::unavailable("the database is a standby")) } else { Ok(Horizon(snapshot)) }
 }
 
-/// The changes since a horizon.
+/// The changes since a horizon of the same connection.
 ///
 /// # Errors
 ///
 /// [`Error::Unavailable`] when the database cannot be asked.
 pub async fn look(connection: &mut PgConnection, since: &Horizon) -> Result<Look> {
-    type NewsRow = (String, i64, DateTime<Utc>, Option<String>, Option<String>, Option<String>, Option<DateTime<Utc>>);
-    let query = sqlx::query_as(NEWS).bind(&since.snapshot).bind(MAX_NEWS + 1);
-    let rows: Vec<NewsRow> = query.fetch_all(connection).await?;
-    let (snapshot, oldest, database_now, ..) = rows.first().ok_or_else(|| Error::corrupt("snapshot"))?.clone();
-    let horizon = Horizon { snapshot, oldest };
-    if rows.len() > usize::try_from(MAX_NEWS).unwrap_or(usize::MAX) {
-        return Ok(Look { horizon, news: None, database_now });
-    }
-    let mut news = Vec::with_capacity(rows.len());
-    for (_, _, _, noun, kind, id, at) in rows {
-        // The one row of a look without changes has none of a change's columns.
-        if noun.is_none() {
-            continue;
-        }
-        let subject = match (kind, id) {
-            (Some(kind), Some(id)) => Some(Subject {
-                kind: SubjectType::parse(&kind).ok_or_else(|| Error::corrupt("subject_type"))?,
-                id: SubjectId::parse(&id).map_err(|_| Error::corrupt("subject_id"))?,
-            }),
-            _ => None,
-        };
-        news.push(News { subject, at: at.ok_or_else(|| Error::corrupt("at"))? });
-    }
-    Ok(Look { horizon, news: Some(news), database_now })
+    type Row = (String, DateTime<Utc>, Option<String>, Option<String>, Option<String>, Option<DateTime<Utc>>);
+    let query = sqlx::query_as(NEWS).bind(&since.0).bind(MAX_NEWS + 1);
+    let rows: Vec<Row> = query.fetch_all(connection).await?;
+    let (snapshot, database_now, ..) = rows.first().ok_or_else(|| Error::corrupt("snapshot"))?.clone();
+    let is_named = rows.len() <= usize::try_from(MAX_NEWS).unwrap_or(usize::MAX);
+    // The one row of a look without changes has none of a change's columns.
+    let changes = rows.into_iter().filter(|row| row.2.is_some());
+    let named = || changes.map(|(_, _, noun, kind, id, at)| news(&noun?, kind, id, at)).collect();
+    // What is not understood, a newer version's changes perhaps, counts as a change of everything.
+    Ok(Look { horizon: Horizon(snapshot), news: if is_named { named() } else { None }, database_now })
+}
+
+fn news(noun: &str, kind: Option<String>, id: Option<String>, at: Option<DateTime<Utc>>) -> Option<News> {
+    let subject = match noun {
+        "catalogue" => None,
+        "subscription" => Some(Subject { kind: SubjectType::parse(&kind?)?, id: SubjectId::parse(&id?).ok()? }),
+        _ => return None,
+    };
+    Some(News { subject, at: at? })
 }
 
 /// Which version of the file the writer's connection sees: it changes when another process writes to it.

@@ -3,10 +3,10 @@
 use std::{str::FromStr as _, sync::Arc, time::Duration};
 
 use sea_orm::{
-    DatabaseConnection, DatabaseTransaction, DbBackend, SqliteTransactionMode, SqlxPostgresConnector,
-    SqlxSqliteConnector, TransactionOptions, TransactionTrait as _,
+    AccessMode, DatabaseConnection, DatabaseTransaction, DbBackend, IsolationLevel, SqliteTransactionMode,
+    SqlxPostgresConnector, SqlxSqliteConnector, TransactionOptions, TransactionTrait as _,
     sqlx::{
-        self, ConnectOptions as _, Connection as _,
+        self, ConnectOptions as _, Connection as _, Executor as _,
         postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
         sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
     },
@@ -14,7 +14,7 @@ use sea_orm::{
 
 use super::{
     error::{Error, Result},
-    lane::{Connection, Lanes, Opening},
+    lane::{Lanes, Opening, SESSION},
 };
 
 /// Connections that wait for hooks alone, so that slow reports and imports never queue before a login: one for each
@@ -28,21 +28,10 @@ const API_CONNECTIONS: u32 = 8;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long SQLite waits for another process that writes to the same file.
 const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a query of a hook may run in Postgres, in milliseconds: nobody waits that long, but Postgres cannot know.
-const HOOK_STATEMENT_TIMEOUT_MS: &str = "1000";
-/// How long a statement of the management API may run in Postgres, in milliseconds.
-const API_STATEMENT_TIMEOUT_MS: &str = "5000";
-/// How long a statement may wait for a lock in Postgres, in milliseconds.
-const LOCK_TIMEOUT_MS: &str = "3000";
-/// A transaction that a dead client left open is ended by Postgres after this time, in milliseconds.
-const IDLE_IN_TRANSACTION_TIMEOUT_MS: &str = "10000";
 /// How long a pooled connection may take to show that it is alive.
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
 /// A pooled connection that was used this shortly ago is taken to be alive.
 const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
-/// How long a commit may take. What takes longer has an unknown outcome.
-pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// The connections to one database.
 ///
 /// On SQLite one connection writes and the others cannot; on Postgres the API's pool does both.
@@ -71,7 +60,7 @@ pub enum ConnectError {
     InMemory,
     /// It cannot be opened.
     #[error("the database cannot be opened")]
-    Open(#[source] sqlx::Error),
+    Open(#[source] Error),
 }
 
 /// How busy a pool is.
@@ -116,9 +105,9 @@ impl Database {
             options.test_before_acquire(false).idle_timeout(None).max_lifetime(None)
         };
         // The writer comes first: it creates the file and switches it to WAL.
-        let writers = pool(1).connect_with(options.clone()).await.map_err(ConnectError::Open)?;
+        let writers = pool(1).connect_with(options.clone()).await.map_err(open_error)?;
         let reading = options.pragma("query_only", "on");
-        let readers = pool(API_CONNECTIONS).connect_with(reading.clone()).await.map_err(ConnectError::Open)?;
+        let readers = pool(API_CONNECTIONS).connect_with(reading.clone()).await.map_err(open_error)?;
         let lanes = |size| Arc::new(Lanes::new(Opening::Sqlite(Box::new(reading.clone())), size));
         Ok(Self {
             hooks: lanes(HOOK_LANES),
@@ -135,27 +124,22 @@ impl Database {
             .map_err(|_| ConnectError::InvalidUrl)?
             .application_name("tollgate")
             .disable_statement_logging();
-        let hooks = options.clone().options([("statement_timeout", HOOK_STATEMENT_TIMEOUT_MS)]);
-        let api = options.clone().options([
-            ("statement_timeout", API_STATEMENT_TIMEOUT_MS),
-            ("lock_timeout", LOCK_TIMEOUT_MS),
-            ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT_MS),
-        ]);
         let api = PgPoolOptions::new()
             .max_connections(API_CONNECTIONS)
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            .after_connect(|connection, _| Box::pin(async move { connection.execute(SESSION).await.map(|_| ()) }))
             // The pool's own pings have no time limit, so a connection whose other end has vanished would hold its
-            // place in the pool for minutes.
+            // place in the pool for minutes: one that has does not pass these, which come first.
             .test_before_acquire(false)
             .before_acquire(|connection, meta| {
                 Box::pin(async move { if meta.idle_for > PING_AFTER_IDLE { ping(connection).await } else { Ok(true) } })
             })
             .after_release(|connection, _| Box::pin(ping(connection)))
-            .connect_with(api)
+            .connect_with(options.clone())
             .await
-            .map_err(ConnectError::Open)?;
+            .map_err(open_error)?;
         let api = SqlxPostgresConnector::from_sqlx_postgres_pool(api);
-        let lanes = |size| Arc::new(Lanes::new(Opening::Postgres(Box::new(hooks.clone())), size));
+        let lanes = |size| Arc::new(Lanes::new(Opening::Postgres(Box::new(options.clone())), size));
         Ok(Self {
             hooks: lanes(HOOK_LANES),
             views: lanes(VIEW_LANES),
@@ -184,7 +168,7 @@ impl Database {
         &self.views
     }
 
-    /// The connection of the change feed.
+    /// Where the change feed gets its connection.
     #[must_use]
     pub fn feed(&self) -> &Lanes {
         &self.feed
@@ -208,6 +192,21 @@ impl Database {
         self.postgres.as_deref()
     }
 
+    /// Begins a transaction that reads one state of the database, whatever is written meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] when no connection is to be had.
+    pub async fn begin_reading(&self) -> Result<DatabaseTransaction> {
+        Ok(match self.backend() {
+            DbBackend::Postgres => {
+                let (isolation, access) = (IsolationLevel::RepeatableRead, AccessMode::ReadOnly);
+                self.readers.begin_with_config(Some(isolation), Some(access)).await?
+            }
+            _ => self.readers.begin().await?,
+        })
+    }
+
     /// Begins a transaction that writes. On SQLite it takes the write lock at once: a transaction that began as a
     /// reader could not become a writer after another one wrote.
     ///
@@ -220,19 +219,6 @@ impl Database {
             ..TransactionOptions::default()
         };
         Ok(self.writers.begin_with_options(options).await?)
-    }
-
-    /// Asks the database for a sign of life on a connection of the hooks, within `timeout`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Unavailable`] when there is none.
-    pub async fn ping(&self, timeout: Duration) -> Result<()> {
-        let ask = async |connection: &mut Connection| match connection {
-            Connection::Postgres(connection) => Ok(connection.ping().await?),
-            Connection::Sqlite(connection) => Ok(connection.ping().await?),
-        };
-        self.hooks.run(timeout, ask).await
     }
 
     /// How busy each pool is.
@@ -274,12 +260,13 @@ impl Database {
 ///
 /// # Errors
 ///
-/// [`Error::OutcomeUnknown`] when the connection broke, or the time was over, before the answer came.
+/// [`Error::OutcomeUnknown`] when the connection broke before the answer came.
 pub async fn commit(transaction: DatabaseTransaction) -> Result<()> {
-    match tokio::time::timeout(COMMIT_TIMEOUT, transaction.commit()).await {
-        Ok(committed) => committed.map_err(Error::of_commit),
-        Err(_) => Err(Error::OutcomeUnknown(sea_orm::DbErr::Custom("no answer came in time".to_owned()))),
-    }
+    transaction.commit().await.map_err(Error::of_commit)
+}
+
+fn open_error(error: sqlx::Error) -> ConnectError {
+    ConnectError::Open(error.into())
 }
 
 /// Whether a connection is alive; an error closes it without another word on it.

@@ -34,15 +34,22 @@ impl Error {
     }
 
     /// A row that does not hold what its table promises. The value itself is not told: it may be personal.
-    pub(super) fn corrupt(column: &'static str) -> Self {
+    pub(crate) fn corrupt(column: &'static str) -> Self {
         Self::Unexpected(DbErr::Type(format!("column `{column}` holds an impossible value")))
     }
 
     /// The error of a commit: where the connection broke, its outcome is unknown.
     pub(super) fn of_commit(error: DbErr) -> Self {
         match sqlx_error(&error) {
-            // The server itself said no: nothing was written.
-            Some(sqlx::Error::Database(_)) => error.into(),
+            // The server itself said no: nothing was written. But a proxy that lost the server says so in its place, a
+            // server that is being shut down may have written, and so may a disk that failed.
+            Some(sqlx::Error::Database(answer))
+                if !answer.code().is_some_and(|code| {
+                    code.starts_with("08") || code.starts_with("57P") || is_sqlite(&code, SQLITE_IOERR)
+                }) =>
+            {
+                error.into()
+            }
             _ => Self::OutcomeUnknown(error),
         }
     }
@@ -107,12 +114,20 @@ fn is_unavailable(error: &DbErr) -> bool {
 fn is_unavailable_code(code: &str) -> bool {
     if code.len() == 5 {
         // Connection exceptions, too few resources, operator intervention (shutdown, cancel), system errors;
-        // serialization failure and deadlock; lock not available; read-only (a standby).
-        return ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class))
+        // logins that are refused and databases that are not there, as while credentials change; serialization failure
+        // and deadlock; lock not available; read-only (a standby).
+        return ["08", "28", "3D", "53", "57", "58"].iter().any(|class| code.starts_with(class))
             || ["40001", "40P01", "55P03", "25006", "25P03"].contains(&code);
     }
-    // SQLITE_BUSY, _LOCKED, _READONLY, _IOERR, _FULL, _CANTOPEN, _PROTOCOL; an extended code keeps these in its low byte.
-    code.parse::<i32>().is_ok_and(|code| matches!(code & 0xFF, 5 | 6 | 8 | 10 | 13 | 14 | 15))
+    // SQLITE_BUSY, _LOCKED, _READONLY, _IOERR, _FULL, _CANTOPEN, _PROTOCOL.
+    [5, 6, 8, SQLITE_IOERR, 13, 14, 15].iter().any(|primary| is_sqlite(code, *primary))
+}
+
+const SQLITE_IOERR: i32 = 10;
+
+/// Whether a code is SQLite's, of a primary result code: an extended code keeps it in its low byte.
+fn is_sqlite(code: &str, primary: i32) -> bool {
+    code.len() < 5 && code.parse::<i32>().is_ok_and(|code| code & 0xFF == primary)
 }
 
 #[cfg(test)]
@@ -126,7 +141,7 @@ mod tests {
         {
             assert!(is_unavailable_code(code), "{code}");
         }
-        for code in ["42P01", "42601", "22P02", "23514", "1", "275", "x", ""] {
+        for code in ["42P01", "42601", "22P02", "23514", "1", "275", "x", "", "00010"] {
             assert!(!is_unavailable_code(code), "{code}");
         }
     }

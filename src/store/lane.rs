@@ -12,7 +12,7 @@ use std::{
 };
 
 use sea_orm::sqlx::{
-    ConnectOptions as _, Connection as _,
+    ConnectOptions as _, Connection as _, Executor as _,
     postgres::{PgConnectOptions, PgConnection},
     sqlite::{SqliteConnectOptions, SqliteConnection},
 };
@@ -22,6 +22,12 @@ use super::error::{Error, Result};
 
 /// A connection that lay unused for longer may have been cut by a proxy or a firewall: it is replaced, unasked.
 const IDLE_LIMIT: Duration = Duration::from_mins(4);
+
+/// What is set on every connection to Postgres, so that it gives up what nobody waits for any more: a statement, a
+/// lock, a transaction that a dead client left open. In a statement, for a proxy may refuse or drop what is asked for
+/// while connecting.
+pub const SESSION: &str =
+    "SET statement_timeout = '5s'; SET lock_timeout = '3s'; SET idle_in_transaction_session_timeout = '10s'";
 
 /// A connection of its own.
 #[derive(Debug)]
@@ -44,7 +50,11 @@ pub enum Opening {
 impl Opening {
     async fn open(&self) -> Result<Connection> {
         Ok(match self {
-            Self::Postgres(options) => Connection::Postgres(options.connect().await?),
+            Self::Postgres(options) => {
+                let mut connection = options.connect().await?;
+                connection.execute(SESSION).await?;
+                Connection::Postgres(connection)
+            }
             Self::Sqlite(options) => Connection::Sqlite(Box::new(options.connect().await?)),
         })
     }
@@ -96,6 +106,16 @@ impl Lanes {
             self.lock().clear();
         }
         answer.unwrap_or_else(|_| Err(Error::unavailable("no answer came in time")))
+    }
+
+    /// Opens a connection for somebody who keeps it, within `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] when it is not open in time.
+    pub async fn open(&self, timeout: Duration) -> Result<Connection> {
+        let opened = tokio::time::timeout(timeout, self.opening.open()).await;
+        opened.unwrap_or_else(|_| Err(Error::unavailable("no connection came in time")))
     }
 
     /// Open connections, and the ones of them that nobody uses.

@@ -30,6 +30,8 @@ pub enum Migrated {
 pub async fn migrate(database: &Database) -> Result<Migrated> {
     let transaction = database.begin().await?;
     if database.backend() == DbBackend::Postgres {
+        // A step may take its time, and so may the replica that is waited for.
+        transaction.execute_unprepared("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0").await?;
         let lock = format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})");
         transaction.execute_unprepared(&lock).await?;
     }

@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, time::Instant};
 use entity::{catalogue, change, subscription, subscription_scope};
 use migration::{Migrator, MigratorTrait as _};
 use sea_orm::{
-    ColumnTrait as _, ConnectionTrait, DatabaseTransaction, EntityTrait, IdenStatic as _,
-    Iterable as _, QueryResult, Statement, TryGetable,
+    ColumnTrait as _, ConnectionTrait, DatabaseTransaction, EntityTrait, IdenStatic as _, Iterable as _, QueryResult,
+    Statement, TryGetable,
 };
 use serde_json::{Value, json};
 use tollgate::{
@@ -519,6 +519,10 @@ async fn fill(database: &Database, backend: Backend) {
         };
         definitions.extend(column::<String, _>(&transaction, &sql).await);
         execute(&transaction, &format!("DROP INDEX {index}")).await;
+    }
+    if backend == Backend::Postgres {
+        // Filling takes longer than a request may.
+        execute(&transaction, "SET LOCAL statement_timeout = 0").await;
     }
     assert_eq!(definitions.len(), indexes.len());
     execute(

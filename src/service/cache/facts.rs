@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     domain::{facts::Facts, subject::Subject},
-    store,
+    store::{self, lane::Connection},
 };
 
 /// Queries under way at once: enough to keep the database busy, few enough that a cold start does not flood it. While
@@ -146,30 +146,38 @@ impl FactsCache {
         while let Some(batch) = self.protocol.take_batch(LOAD_BATCH) {
             let subjects: Vec<Subject> = batch.iter().map(|(subject, _)| subject.clone()).collect();
             let asked_at = Instant::now();
-            let ground = Arc::clone(&self.ground);
-            let load = async move {
-                ground
-                    .database
-                    .hooks()
-                    .run(ground.query_timeout, async |lane| store::facts::load(lane, &subjects).await)
-                    .await
+            let values: Vec<_> = match self.load(subjects.clone()).await {
+                Ok(facts) => facts.into_iter().map(|facts| Ok(Arc::new(facts))).collect(),
+                // One row that is not what it should be must not cost the others their answer.
+                Err(store::Error::Unexpected(_)) if subjects.len() > 1 => {
+                    let mut values = Vec::with_capacity(subjects.len());
+                    for subject in subjects {
+                        let loaded = self.load(vec![subject]).await;
+                        values.push(loaded.map(|facts| Arc::new(facts.into_iter().next().unwrap_or_default())));
+                    }
+                    values.into_iter().map(|value| value.map_err(Arc::new)).collect()
+                }
+                Err(error) => vec![Err(Arc::new(error)); subjects.len()],
             };
-            // In a task, so that a panic below would end as an error for those who wait, and not as silence.
-            let loaded =
-                tokio::spawn(load).await.unwrap_or_else(|_| Err(store::Error::unavailable("the load broke off")));
-            self.ground.note(&loaded);
-            let (values, error) = match loaded {
-                Ok(facts) => (Some(facts.into_iter().map(Arc::new).collect()), None),
-                Err(error) => (None, Some(Arc::new(error))),
-            };
-            for (waiters, value) in self.protocol.finish(batch, values, asked_at) {
-                let failed = || error.clone().unwrap_or_else(|| Arc::new(store::Error::unavailable("no facts came")));
-                let answer = value.ok_or_else(failed);
+            let facts: Vec<_> = values.iter().map(|value| value.as_ref().ok().cloned()).collect();
+            for ((waiters, _), value) in self.protocol.finish(batch, facts, asked_at).into_iter().zip(values) {
                 for waiter in waiters {
                     // Whoever hung up does not need the answer.
-                    let _ = waiter.send(answer.clone());
+                    let _ = waiter.send(value.clone());
                 }
             }
         }
+    }
+
+    async fn load(&self, subjects: Vec<Subject>) -> store::Result<Vec<Facts>> {
+        let ground = Arc::clone(&self.ground);
+        let load = async move {
+            let load = async |lane: &mut Connection| store::facts::load(lane, &subjects).await;
+            ground.database.hooks().run(ground.query_timeout, load).await
+        };
+        // In a task, so that a panic below would end as an error for those who wait, and not as silence.
+        let loaded = tokio::spawn(load).await.unwrap_or_else(|_| Err(store::Error::corrupt("subscription")));
+        self.ground.note(&loaded);
+        loaded
     }
 }

@@ -17,6 +17,9 @@ use super::platform::{
     AtomicU64, Entries, Instant, Key, Mutex, MutexGuard, Ordering, PoisonError, STRIPES, Value, Waiter, rules,
 };
 
+/// How many subjects have to wait for each runner that there is before another one is started.
+const CROWD: usize = 32;
+
 /// The state of knowledge about a subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Stamp {
@@ -156,7 +159,8 @@ impl Protocol {
                 Enlisted::Waiting
             })
             .collect();
-        let start = !loads.queue.is_empty() && loads.running < most_running;
+        // One runner takes all that gathers while its query is under way; more of them help only where much gathers.
+        let start = loads.queue.len() > loads.running * CROWD && loads.running < most_running;
         if start {
             loads.running += 1;
         }
@@ -184,20 +188,20 @@ impl Protocol {
     }
 
     /// Ends the query of a batch: keeps what it found, unless newer facts are there, and gives back who waited for it.
-    /// `values` is none when the query failed.
+    /// `values` holds one for each subject of the batch, or none where it could not be read.
     pub fn finish(
         &self,
         batch: Vec<(Key, Stamp)>,
-        values: Option<Vec<Value>>,
+        values: impl IntoIterator<Item = Option<Value>>,
         asked_at: Instant,
     ) -> Vec<(Vec<Waiter>, Option<Value>)> {
         let mut loads = self.lock();
-        let mut values = values.map(Vec::into_iter);
+        let mut values = values.into_iter();
         batch
             .into_iter()
             .map(|(key, stamp)| {
                 let waiters = loads.flights.remove(&(key.clone(), stamp)).unwrap_or_default();
-                let value = values.as_mut().and_then(Iterator::next);
+                let value = values.next().flatten();
                 if let Some(value) = &value {
                     self.keep(key, value.clone(), stamp, asked_at);
                 }
