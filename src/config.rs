@@ -17,6 +17,8 @@ pub const DEMO_USERNAME: &str = "hook";
 pub const DEMO_PASSWORD: &str = "hook";
 /// The demo's bearer token.
 pub const DEMO_ADMIN_TOKEN: &str = "demo";
+/// How long to go on serving after the process was told to stop, unless told otherwise.
+const DRAIN_DELAY: Duration = Duration::from_secs(3);
 
 const SECRETS_HELP: &str = "\
 Secrets are read from the environment only, so that no list of processes shows them; each can also be named as a file
@@ -148,7 +150,11 @@ struct ServeArgs {
     /// Bring the tables up to date before serving
     #[arg(long, env = "TOLLGATE_MIGRATE", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", default_value_t = true)]
     migrate: bool,
-    /// How long requests under way may take to end after the process was told to stop
+    /// How long to go on serving after the process was told to stop, while load balancers notice [default: 3s, in the
+    /// demo 0s]
+    #[arg(long, env = "TOLLGATE_DRAIN_DELAY", value_parser = parse_duration)]
+    drain_delay: Option<Duration>,
+    /// How long requests under way may then take to end
     #[arg(long, env = "TOLLGATE_DRAIN_TIMEOUT", default_value = "10s", value_parser = parse_duration)]
     drain_timeout: Duration,
     #[command(flatten)]
@@ -207,7 +213,9 @@ pub struct ServeSettings {
     pub feed_wake_up: bool,
     /// Whether changes without `If-Match` are refused.
     pub require_if_match: bool,
-    /// How long requests under way may take to end.
+    /// How long to go on serving after the process was told to stop.
+    pub drain_delay: Duration,
+    /// How long requests under way may then take to end.
     pub drain_timeout: Duration,
     /// How to log.
     pub log: LogArgs,
@@ -347,6 +355,8 @@ fn serve(
         },
         feed_wake_up: args.feed_wake_up,
         require_if_match: args.require_if_match,
+        // Nobody balances the load of a demo, and a person waits for it to end.
+        drain_delay: args.drain_delay.unwrap_or(if args.demo { Duration::ZERO } else { DRAIN_DELAY }),
         drain_timeout: args.drain_timeout,
         log: args.log,
     })
@@ -442,6 +452,13 @@ mod tests {
         assert_eq!(demo.hook_basic, Some(("hook".into(), "hook".into())));
         let demo = serving(&["serve", "--demo"], &[("TOLLGATE_ADMIN_TOKEN", "other")]);
         assert_eq!(demo.admin_token, Some("other".into()));
+    }
+
+    #[test]
+    fn only_the_demo_ends_without_delay_unless_told_otherwise() {
+        assert_eq!(serving(&[], &CREDENTIALS).drain_delay, Duration::from_secs(3));
+        assert_eq!(serving(&["--demo"], &[]).drain_delay, Duration::ZERO);
+        assert_eq!(serving(&["--demo", "--drain-delay", "2s"], &[]).drain_delay, Duration::from_secs(2));
     }
 
     #[test]

@@ -1,25 +1,34 @@
 //! The process: arguments, telemetry, wiring, serve, drain.
 
-use std::{net::SocketAddr, os::unix::fs::DirBuilderExt as _, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    net::SocketAddr, os::unix::fs::DirBuilderExt as _, path::PathBuf, process::ExitCode, sync::Arc, time::Duration,
+};
 
 use anyhow::Context as _;
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
+    time::timeout,
 };
 use tollgate::{
     config::{self, Command, ConfigError, Secret, ServeSettings},
     http::{
         App,
+        admission::Admission,
         auth::{HookAuth, ManagementAuth},
         router::{Readiness, Router, Surface},
-        server,
+        server::{self, Limits},
     },
     service::{FeedSettings, Metrics, Service, SystemClock, demo},
     store::{self, Database, schema::Migrated},
     telemetry,
 };
+
+/// How long operators' requests may take to end, after all others have.
+const OPERATIONS_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long to say goodbye to the database. One that does not answer must not hold up the end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
     match config::from_process() {
@@ -59,7 +68,11 @@ fn start_logging(log: &config::LogArgs) -> anyhow::Result<()> {
 }
 
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?.block_on(work)
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    let done = runtime.block_on(work);
+    // Dropping it would wait for what blocks a thread, such as looking up a name.
+    runtime.shutdown_background();
+    done
 }
 
 async fn connect(url: &Secret) -> anyhow::Result<Database> {
@@ -90,6 +103,8 @@ async fn serve(settings: ServeSettings) -> anyhow::Result<()> {
         tracing::warn!(%error, "not ready: the catalogue could not be read yet");
     }
 
+    // From here on the end is an orderly one. Until here a signal ends the process, whatever it waits for.
+    let mut signals = StopSignals::new()?;
     // Each address is taken before the first request is: a port that is in use ends the process at once.
     let hooks = bind(settings.listen).await?;
     let api = match settings.api_listen {
@@ -105,9 +120,9 @@ async fn serve(settings: ServeSettings) -> anyhow::Result<()> {
     let readiness = Readiness::new();
     let router = router(&service, &settings, &readiness);
     let (stop, stopped) = watch::channel(false);
-    let serve = |listener, router| {
-        tokio::spawn(server::serve(listener, Arc::new(router), stopped.clone(), settings.drain_timeout))
-    };
+    let (drain_delay, drain_timeout) = (settings.drain_delay, settings.drain_timeout);
+    let limits = Limits { drain_delay, drain_timeout, ..Limits::default() };
+    let serve = |listener, router| tokio::spawn(server::serve(listener, Arc::new(router), stopped.clone(), limits));
     let mut serving = Vec::new();
     match api {
         None => serving.push(serve(hooks, router().with(Surface::Hooks).with(Surface::Management))),
@@ -118,26 +133,32 @@ async fn serve(settings: ServeSettings) -> anyhow::Result<()> {
     }
     // Operators can look until the last request has ended.
     let (stop_operations, operations_stopped) = watch::channel(false);
-    let operations = server::serve(
-        operations,
-        Arc::new(router().with(Surface::Operations)),
-        operations_stopped,
-        settings.drain_timeout,
-    );
+    let limits = Limits { drain_delay: Duration::ZERO, drain_timeout: OPERATIONS_DRAIN_TIMEOUT, ..limits };
+    let operations =
+        server::serve(operations, Arc::new(router().with(Surface::Operations)), operations_stopped, limits);
     let operations = tokio::spawn(operations);
     tracing::info!(listen = %settings.listen, api = ?settings.api_listen, operations = %settings.ops_listen, "serving");
 
-    stop_signal().await?;
+    signals.recv().await;
     tracing::info!("stopping");
     readiness.end();
     stop.send_replace(true);
-    for listener in serving {
-        listener.await?;
-    }
-    stop_operations.send_replace(true);
-    operations.await?;
     drop(feed);
-    service.close().await;
+    let drain = async {
+        for listener in serving {
+            listener.await?;
+        }
+        stop_operations.send_replace(true);
+        operations.await?;
+        if timeout(CLOSE_TIMEOUT, service.close()).await.is_err() {
+            tracing::warn!("the database did not let go of its connections in time");
+        }
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        drained = drain => drained?,
+        () = signals.recv() => tracing::warn!("told to stop a second time: requests under way are cut"),
+    }
     tracing::info!("stopped");
     Ok(())
 }
@@ -148,7 +169,11 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 
 /// Makes routers that serve nothing yet, with the credentials that the settings name.
 fn router(service: &Arc<Service>, settings: &ServeSettings, readiness: &Arc<Readiness>) -> impl Fn() -> Router {
-    let app = Arc::new(App { service: Arc::clone(service), require_if_match: settings.require_if_match });
+    let app = Arc::new(App {
+        service: Arc::clone(service),
+        require_if_match: settings.require_if_match,
+        admission: Admission::default(),
+    });
     let mut hook_auth = HookAuth::default();
     if let Some((username, password)) = &settings.hook_basic {
         hook_auth = hook_auth.with_basic(username.expose(), password.expose());
@@ -164,15 +189,23 @@ fn router(service: &Arc<Service>, settings: &ServeSettings, readiness: &Arc<Read
     move || Router::new(Arc::clone(&app), hook_auth.clone(), management_auth.clone(), Arc::clone(&readiness))
 }
 
-/// Waits for SIGTERM or SIGINT.
-async fn stop_signal() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// SIGTERM and SIGINT: the first asks the process to stop, the second to stop at once.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// A folder for the demo's database, which goes when the demo ends.

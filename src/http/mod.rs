@@ -9,10 +9,13 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use poem_openapi::Tags;
 
 use crate::service::Service;
+use admission::Admission;
 
+pub mod admission;
 pub mod auth;
 pub mod body;
 pub mod catalogue;
+pub mod connection;
 pub mod contract;
 pub mod entitlement;
 pub mod hook;
@@ -31,6 +34,8 @@ pub struct App {
     pub service: Arc<Service>,
     /// Whether a change without `If-Match` is refused.
     pub require_if_match: bool,
+    /// The requests that are under way.
+    pub admission: Admission,
 }
 
 /// The parts of the management API.

@@ -24,7 +24,7 @@ pub const CONTENT_TYPE: &str = "application/problem+json";
 /// What `code`s are made into, to be the URI that `type` has to be.
 const TYPE_PREFIX: &str = "urn:tollgate:problem:";
 /// Seconds after which a caller may try again what could not be done now.
-const RETRY_AFTER_S: &str = "1";
+pub(super) const RETRY_AFTER_S: &str = "1";
 /// The longest name of a caller's that an error repeats, in characters.
 const MAX_NAME_LENGTH: usize = 64;
 
@@ -139,6 +139,11 @@ impl Problem {
     pub fn unavailable(code: &'static str, detail: &'static str) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
             .with_header(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S))
+    }
+
+    /// 503: too much is under way already.
+    pub fn overloaded() -> Self {
+        Self::unavailable("overloaded", "Too many requests are under way.")
     }
 
     /// The problem that a bare status stands for, where a library said no before any code of ours.

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,21 +14,25 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use poem::{
     Endpoint, EndpointExt as _, IntoEndpoint, IntoResponse as _, Request, Response,
     endpoint::BoxEndpoint,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header},
 };
 use poem_openapi::{OpenApi, OpenApiService, registry::MetaParamIn};
 
 use super::{
     App,
+    admission::Admitted,
     auth::{self, Access, HookAuth, ManagementAuth},
     contract::{self, Contract},
     problem::{self, FieldError, Problem, outcome, shortened},
 };
-use crate::service::{self, Origin, metrics::Hook};
+use crate::service::{
+    self, Origin,
+    metrics::{Hook, Shed},
+};
 
 /// The largest body of a hook request: some thousand scopes and a user's claims.
 const HOOK_BODY_BYTES: usize = 256 * 1024;
@@ -207,22 +212,27 @@ impl Router {
     pub async fn respond(&self, mut request: Request) -> Response {
         let mut trace =
             Trace { operation: "unknown", request_id: self.request_id(request.headers()), started: Instant::now() };
+        let version = request.version();
         let mut response = match self.target(&request) {
             Ok(Target::Operation(operation)) => {
                 trace.operation = operation.id;
-                let answered = self.call(operation, &trace, &mut request).await;
+                let answered = or_failed(self.call(operation, &trace, &mut request), &trace).await;
                 let response = answered.unwrap_or_else(Problem::into_response);
                 self.count(operation, &trace, &response);
                 response
             }
-            Ok(Target::Fixed(fixed)) => self.answer(fixed).await,
+            Ok(Target::Fixed(fixed)) => {
+                let answered = or_failed(self.answer(fixed).map(Ok), &trace).await;
+                answered.unwrap_or_else(Problem::into_response)
+            }
             Err(problem) => problem.into_response(),
         };
         if is_bare_error(&response) {
             // A library said no before any code of ours; its words may repeat what was sent.
             response = Problem::of_status(response.status()).into_response();
         }
-        if matches!(response.status(), StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
+        let is_cut_off = matches!(response.status(), StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT);
+        if is_cut_off && version < Version::HTTP_2 {
             // The rest of the body would be taken for the next request.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -245,6 +255,7 @@ impl Router {
     }
 
     async fn call(&self, operation: &Operation, trace: &Trace, request: &mut Request) -> Result<Response, Problem> {
+        let _place = self.admit(operation)?;
         let actor = auth::authorize(operation.access, &self.hook_auth, &self.management_auth, request.headers())?;
         check_query(operation, request)?;
         let length =
@@ -256,6 +267,23 @@ impl Router {
         request.set_data(Arc::clone(&self.app));
         let request = std::mem::take(request);
         Ok(operation.endpoint.get_response(request).await)
+    }
+
+    fn admit(&self, operation: &Operation) -> Result<Admitted<'_>, Problem> {
+        let admission = &self.app.admission;
+        let (place, shed) = match operation.hook {
+            Some(_) => (admission.admit_hook(), Shed::Hooks),
+            None => (admission.admit_management(), Shed::Management),
+        };
+        place.ok_or_else(|| {
+            self.app.service.metrics().count_shed(shed);
+            Problem::overloaded()
+        })
+    }
+
+    /// Counts a connection that was turned away because there were too many.
+    pub fn count_refused_connection(&self) {
+        self.app.service.metrics().count_shed(Shed::Connection);
     }
 
     async fn answer(&self, fixed: &Fixed) -> Response {
@@ -321,6 +349,17 @@ impl Router {
             tracing::info!(operation, status, duration_us, request_id, "request");
         }
     }
+}
+
+/// The outcome of a request's work, or 500 when it panicked: its client gets an answer, and the other requests of an
+/// HTTP/2 connection theirs. The panic itself was printed where it happened.
+async fn or_failed(work: impl Future<Output = Result<Response, Problem>>, trace: &Trace) -> Result<Response, Problem> {
+    // What the work had borrowed is the request, which is dropped, and the app, whose parts stand a panic at any await.
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+        let request_id = trace.request_id.to_str().unwrap_or_default();
+        tracing::error!(operation = trace.operation, request_id, "a handler panicked");
+        Err(Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR))
+    })
 }
 
 fn matches(template: &[String], segments: &[&str]) -> bool {

@@ -107,6 +107,32 @@ impl Outcome {
     }
 }
 
+/// What was turned away because too much was under way, as metrics name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shed {
+    /// A hook request.
+    Hooks,
+    /// A request to the management API.
+    Management,
+    /// A connection, before any request.
+    Connection,
+}
+
+impl Shed {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Hooks, Self::Management, Self::Connection];
+
+    /// The label of the kind.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hooks => "hooks",
+            Self::Management => "management",
+            Self::Connection => "connection",
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Series {
     count: IntCounter,
@@ -119,6 +145,7 @@ pub struct Metrics {
     hooks: [[Series; Outcome::ALL.len()]; Hook::ALL.len()],
     api_requests: IntCounterVec,
     api_duration: HistogramVec,
+    shed: [IntCounter; Shed::ALL.len()],
     decisions: [[IntCounter; Reason::ALL.len()]; 2],
     removed: IntCounter,
     unenforced: [IntCounter; Reason::ALL.len()],
@@ -170,6 +197,12 @@ impl Metrics {
                 }
             })
         });
+        let shed_counts = counters(
+            "tollgate_shed_requests_total",
+            "Requests and connections turned away because too much was under way.",
+            &["surface"],
+        )?;
+        let shed = Shed::ALL.map(|shed| shed_counts.with_label_values(&[shed.as_str()]));
         let decision_counts = counters(
             "tollgate_decisions_total",
             "Requested scopes by what was decided for them and why.",
@@ -207,6 +240,7 @@ impl Metrics {
                     .buckets(LATENCY_BUCKETS.to_vec()),
                 &["operation"],
             )?,
+            shed,
             decisions,
             removed: removed.clone(),
             unenforced,
@@ -263,6 +297,7 @@ impl Metrics {
             Box::new(hook_duration),
             Box::new(metrics.api_requests.clone()),
             Box::new(metrics.api_duration.clone()),
+            Box::new(shed_counts),
             Box::new(decision_counts),
             Box::new(removed),
             Box::new(unenforced_counts),
@@ -310,6 +345,11 @@ impl Metrics {
     pub fn count_api(&self, operation: &str, outcome: Outcome, duration: Duration) {
         self.api_requests.with_label_values(&[operation, outcome.as_str()]).inc();
         self.api_duration.with_label_values(&[operation]).observe(duration.as_secs_f64());
+    }
+
+    /// Counts what was turned away.
+    pub fn count_shed(&self, shed: Shed) {
+        self.shed[shed as usize].inc();
     }
 
     /// Counts what was decided.

@@ -27,9 +27,10 @@ use tollgate::{
     domain::{facts::Facts, subject::Subject},
     http::{
         self,
+        admission::{Admission, Capacity},
         auth::{HookAuth, ManagementAuth},
         router::{Readiness, Router, Surface},
-        server,
+        server::{self, Limits},
     },
     service::{Clock, FeedSettings, Metrics, Policy, Service},
     store::{self, Database, lane::Connection},
@@ -197,6 +198,10 @@ pub struct Options {
     pub hook_auth: HookAuth,
     /// The credentials of the management API.
     pub management_auth: ManagementAuth,
+    /// What its listeners allow.
+    pub limits: Limits,
+    /// How many requests may be under way.
+    pub capacity: Capacity,
 }
 
 impl Default for Options {
@@ -208,23 +213,27 @@ impl Default for Options {
             require_if_match: false,
             hook_auth: HookAuth::default().with_basic("hook", "hook"),
             management_auth: ManagementAuth::default().with_bootstrap("admin-token"),
+            // No test waits for a load balancer.
+            limits: Limits { drain_delay: Duration::ZERO, drain_timeout: Duration::from_secs(5), ..Limits::default() },
+            capacity: Capacity::default(),
         }
     }
 }
 
 /// A clock that stands until a test moves it.
 #[derive(Debug)]
-pub struct TestClock(Mutex<DateTime<Utc>>);
+pub struct TestClock(Mutex<Option<DateTime<Utc>>>);
 
 impl Default for TestClock {
     fn default() -> Self {
-        Self(Mutex::new(instant("2026-06-15T12:00:00Z")))
+        Self(Mutex::new(Some(instant("2026-06-15T12:00:00Z"))))
     }
 }
 
 impl Clock for TestClock {
     fn now(&self) -> DateTime<Utc> {
-        *self.0.lock().expect("no test holds it")
+        let now = *self.0.lock().expect("no test holds it");
+        now.expect("a test broke the clock, to see what a panic does")
     }
 }
 
@@ -270,8 +279,11 @@ impl App {
         options: Options,
     ) -> Self {
         let readiness = Readiness::new();
-        let app = http::App { service: Arc::clone(&service), require_if_match: options.require_if_match };
-        let app = Arc::new(app);
+        let app = Arc::new(http::App {
+            service: Arc::clone(&service),
+            require_if_match: options.require_if_match,
+            admission: Admission::new(options.capacity),
+        });
         let router = || {
             let (hook_auth, management_auth) = (options.hook_auth.clone(), options.management_auth.clone());
             Router::new(Arc::clone(&app), hook_auth, management_auth, Arc::clone(&readiness))
@@ -280,8 +292,7 @@ impl App {
         let serve = async |router: Router| {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let address = listener.local_addr().expect("an address");
-            let drain = Duration::from_secs(5);
-            (address, tokio::spawn(server::serve(listener, Arc::new(router), stopped.clone(), drain)))
+            (address, tokio::spawn(server::serve(listener, Arc::new(router), stopped.clone(), options.limits)))
         };
         let (address, main) = serve(router().with(Surface::Hooks).with(Surface::Management)).await;
         let (operations, operator) = serve(router().with(Surface::Operations)).await;
@@ -307,7 +318,12 @@ impl App {
 
     /// Moves the service's clock to an instant.
     pub fn set_now(&self, now: DateTime<Utc>) {
-        *self.clock.0.lock().expect("no test holds it") = now;
+        *self.clock.0.lock().expect("no test holds it") = Some(now);
+    }
+
+    /// Makes whoever reads the service's clock panic, until it is set again.
+    pub fn break_clock(&self) {
+        *self.clock.0.lock().expect("no test holds it") = None;
     }
 
     /// Stops the service as a signal would, and waits until its last request has ended.
