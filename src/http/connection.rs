@@ -79,8 +79,6 @@ struct State {
     has_served: bool,
     /// Whether a part of a head has come, and not yet the whole.
     in_head: bool,
-    /// Whether what is read next may be the rest of a body that nobody wanted.
-    has_leftover: bool,
     /// When the head began, or when the connection fell idle.
     since: Instant,
 }
@@ -98,7 +96,6 @@ impl Activity {
             requests: 0,
             has_served: false,
             in_head: false,
-            has_leftover: false,
             since: Instant::now(),
         })))
     }
@@ -110,7 +107,7 @@ impl Activity {
         state.requests += 1;
         state.has_served = true;
         state.in_head = false;
-        Exchange { activity: Arc::clone(self), has_leftover: false }
+        Exchange(Arc::clone(self))
     }
 
     /// Whether the connection speaks HTTP/2.
@@ -132,10 +129,7 @@ impl Activity {
             state.since = Instant::now();
         }
         state.protocol = protocol;
-        if protocol == Protocol::Http2 || state.requests > 0 || state.in_head {
-            return;
-        }
-        if !std::mem::take(&mut state.has_leftover) {
+        if protocol != Protocol::Http2 && state.requests == 0 && !state.in_head {
             state.in_head = true;
             state.since = Instant::now();
         }
@@ -161,24 +155,13 @@ impl Activity {
 
 /// A request that is being answered. Dropping it ends that, however it came to its end.
 #[derive(Debug)]
-pub struct Exchange {
-    activity: Arc<Activity>,
-    has_leftover: bool,
-}
-
-impl Exchange {
-    /// Notes that the request's body may not have been read, so that hyper will: those bytes begin no head.
-    pub fn may_leave_body(&mut self) {
-        self.has_leftover = true;
-    }
-}
+pub struct Exchange(Arc<Activity>);
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let mut state = self.activity.state();
+        let mut state = self.0.state();
         state.requests -= 1;
         if state.requests == 0 {
-            state.has_leftover = self.has_leftover;
             state.since = Instant::now();
         }
     }
@@ -316,11 +299,6 @@ mod tests {
         activity.read(b"a body, or the next request");
         assert_eq!(due_s(&activity), None);
         drop(exchange);
-        assert_eq!(due_s(&activity), Some(75));
-        let mut exchange = activity.begin();
-        exchange.may_leave_body();
-        drop(exchange);
-        activity.read(b"the body");
         assert_eq!(due_s(&activity), Some(75));
         activity.read(b"G");
         assert_eq!(due_s(&activity), Some(5));

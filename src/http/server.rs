@@ -217,14 +217,10 @@ async fn connection(
         let exchange = activity.begin();
         let (shared, local) = (Arc::clone(&shared), local.clone());
         async move {
-            let mut exchange = exchange;
+            let _exchange = exchange;
             let version = request.version();
             let remote = RemoteAddr(Addr::SocketAddr(remote));
             let mut response = shared.router.respond((request, local, remote, Scheme::HTTP).into()).await;
-            if !response.status().is_success() {
-                // It may have been refused for its head alone.
-                exchange.may_leave_body();
-            }
             // In HTTP/2 the connection itself says so.
             if shared.is_leaving.load(Ordering::Relaxed) && version < Version::HTTP_2 {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -14,5 +14,6 @@ mod domain;
 mod entitlement;
 mod hook;
 mod schema;
+mod server;
 mod subscription;
 mod support;

@@ -1,0 +1,676 @@
+//! The server's own loop, over real sockets: slow peers, too many of them, HTTP/2, panics, and the end.
+//!
+//! Limits are shrunk, so that nobody waits for them; one test holds for ten seconds the real ones, all at once, and
+//! shows beside each what the framework's own server does, which is why it is not used.
+
+use std::{
+    io::BufRead as _,
+    net::SocketAddr,
+    process::{Child, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::{HeaderMap, Request, StatusCode, Version, header};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    time::{sleep, timeout},
+};
+use tollgate::http::{admission::Capacity, connection::Timeouts, server::Limits};
+
+use crate::support::{self, ACCESS_TOKEN, ADMIN_CREDENTIALS, Answer, Backend, HOOK_CREDENTIALS, JSON, Options};
+
+/// Declares tests that need a service on any database.
+macro_rules! on_sqlite {
+    ($(async fn $name:ident($database:ident) $body:block)*) => {
+        $(
+            #[test]
+            fn $name() {
+                async fn body($database: std::sync::Arc<support::TestDatabase>) $body
+                support::run(Backend::Sqlite, body);
+            }
+        )*
+    };
+}
+
+/// A body that a hook answers with 200.
+const HOOK_BODY: &str = r#"{"client":{"id":"c"},"scopes":["a"]}"#;
+/// Longer than anything here takes that is not waited for on purpose.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+/// A request as it goes over the wire.
+fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> String {
+    let mut request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n", body.len());
+    for (name, value) in headers {
+        request = request + name + ": " + value + "\r\n";
+    }
+    request + "\r\n" + body
+}
+
+fn hook_request() -> String {
+    request("POST", ACCESS_TOKEN, &[HOOK_CREDENTIALS, JSON], HOOK_BODY)
+}
+
+/// A hook request that lacks the last byte of its body.
+fn most_of_a_hook_request() -> String {
+    let mut most = hook_request();
+    most.pop();
+    most
+}
+
+/// A connection whose bytes the test chooses.
+struct Wire {
+    stream: TcpStream,
+    unread: Vec<u8>,
+}
+
+impl Wire {
+    async fn open(address: SocketAddr) -> Self {
+        Self { stream: TcpStream::connect(address).await.expect("connected"), unread: Vec::new() }
+    }
+
+    /// Opens a connection and sends something.
+    async fn with(address: SocketAddr, bytes: impl AsRef<[u8]>) -> Self {
+        let mut wire = Self::open(address).await;
+        wire.send(bytes).await;
+        wire
+    }
+
+    async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).await.expect("sent");
+    }
+
+    /// Reads an answer, unless the connection ends before it.
+    async fn try_answer(&mut self) -> Option<Answer> {
+        let reading = async {
+            loop {
+                if let Some(answer) = self.take_answer() {
+                    return Some(answer);
+                }
+                if self.stream.read_buf(&mut self.unread).await.unwrap_or(0) == 0 {
+                    return None;
+                }
+            }
+        };
+        timeout(Duration::from_secs(15), reading).await.expect("an answer or the end")
+    }
+
+    async fn answer(&mut self) -> Answer {
+        self.try_answer().await.expect("an answer before the end")
+    }
+
+    fn take_answer(&mut self) -> Option<Answer> {
+        let head_end = self.unread.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+        let head = String::from_utf8(self.unread[..head_end].to_vec()).expect("a head in ASCII");
+        let mut lines = head.lines();
+        let status = lines.next().and_then(|line| line.split(' ').nth(1)).expect("a status");
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
+            let name = header::HeaderName::from_bytes(name.as_bytes()).expect("a name");
+            headers.append(name, value.parse().expect("a value"));
+        }
+        let length: usize = headers.get("content-length")?.to_str().expect("text").parse().expect("a length");
+        if self.unread.len() < head_end + length {
+            return None;
+        }
+        let body = Bytes::copy_from_slice(&self.unread[head_end..head_end + length]);
+        self.unread.drain(..head_end + length);
+        Some(Answer { status: status.parse().expect("a status"), headers, body })
+    }
+
+    /// Whether the other side has ended the connection, or does so before the time is over. Unread answers are lost.
+    async fn ends_within(&mut self, limit: Duration) -> bool {
+        let reading = async { while self.stream.read_buf(&mut self.unread).await.unwrap_or(0) > 0 {} };
+        timeout(limit, reading).await.is_ok()
+    }
+}
+
+/// Asks until there is an answer of a status, which has to come soon.
+macro_rules! becomes {
+    ($status:literal, $ask:expr) => {
+        let begun = Instant::now();
+        while $ask.is_none_or(|answer| answer.status != $status) {
+            assert!(begun.elapsed() < PATIENCE, "it does not become {}", $status);
+            sleep(ms(20)).await;
+        }
+    };
+}
+
+/// Sends a hook request over a connection of its own.
+async fn ask_hook(address: SocketAddr) -> Option<Answer> {
+    let mut stream = TcpStream::connect(address).await.ok()?;
+    stream.write_all(hook_request().as_bytes()).await.ok()?;
+    Wire { stream, unread: Vec::new() }.try_answer().await
+}
+
+type Http2Client = Client<HttpConnector, Full<Bytes>>;
+
+fn http2_client() -> Http2Client {
+    Client::builder(TokioExecutor::new()).http2_only(true).build_http()
+}
+
+async fn ask_http2(client: &Http2Client, address: SocketAddr, body: String) -> Option<Answer> {
+    let request = Request::post(format!("http://{address}{ACCESS_TOKEN}"))
+        .header(HOOK_CREDENTIALS.0, HOOK_CREDENTIALS.1)
+        .header(JSON.0, JSON.1)
+        .header("x-request-id", "given")
+        .body(Full::new(body.into()))
+        .expect("a request");
+    let response = client.request(request).await.ok()?;
+    assert_eq!(response.version(), Version::HTTP_2);
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await.ok()?.to_bytes();
+    Some(Answer { status: parts.status, headers: parts.headers, body })
+}
+
+/// An HTTP/2 client's preface with settings that change nothing.
+const HTTP2_OPENING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+
+/// How many streams a server lets an HTTP/2 client open, by the settings that it sends first; none is no limit.
+async fn most_streams(address: SocketAddr) -> Option<u32> {
+    let mut wire = Wire::with(address, HTTP2_OPENING).await;
+    let mut head = [0; 9];
+    wire.stream.read_exact(&mut head).await.expect("a frame");
+    assert_eq!(head[3], 4, "a SETTINGS frame");
+    let mut payload = vec![0; usize::from(head[1]) * 256 + usize::from(head[2])];
+    wire.stream.read_exact(&mut payload).await.expect("settings");
+    let limit = payload.chunks(6).find(|setting| setting[..2] == [0, 3])?;
+    Some(u32::from_be_bytes([limit[2], limit[3], limit[4], limit[5]]))
+}
+
+/// poem's own server, with an endpoint that takes JSON.
+async fn framework_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let acceptor = poem::listener::TcpAcceptor::from_tokio(listener).expect("an acceptor");
+    let endpoint = poem::endpoint::make(|mut request: poem::Request| async move {
+        request.take_body().into_json::<Value>().await.map(|_| "taken")
+    });
+    tokio::spawn(poem::Server::new_with_acceptor(acceptor).run(endpoint));
+    address
+}
+
+/// Sends a JSON body of 50 MB; tells what was answered and how much of it could be sent.
+async fn send_50_mb(address: SocketAddr, path: &str) -> (StatusCode, usize) {
+    const LENGTH: usize = 50_000_000;
+    let mut head = request("POST", path, &[HOOK_CREDENTIALS, JSON], "");
+    head = head.replace("content-length: 0", &format!("content-length: {LENGTH}"));
+    let mut wire = Wire::with(address, head).await;
+    let mut body = vec![b'a'; LENGTH];
+    (body[0], body[LENGTH - 1]) = (b'"', b'"');
+    let (mut receiving, mut sending) = wire.stream.split();
+    let mut taken = 0;
+    let send = async {
+        for part in body.chunks(100_000) {
+            if sending.write_all(part).await.is_err() {
+                break;
+            }
+            taken += part.len();
+        }
+    };
+    let mut answer = vec![0; 12];
+    let receive = async { receiving.read_exact(&mut answer).await.expect("an answer") };
+    tokio::join!(send, receive);
+    let status = std::str::from_utf8(&answer[9..]).expect("a status");
+    (status.parse().expect("a status"), taken)
+}
+
+/// After how long the server ends a connection over which half a head came, and then a byte now and then.
+async fn end_of_trickled_head(address: SocketAddr, pause: Option<Duration>) -> Duration {
+    let mut wire = Wire::open(address).await;
+    // The limit begins with the head and not with the connection.
+    sleep(ms(1000)).await;
+    let begun = Instant::now();
+    wire.send("POST / HTTP/1.1\r\nhost: test\r\nx: ").await;
+    while begun.elapsed() < Duration::from_secs(8) {
+        if wire.ends_within(pause.unwrap_or(ms(8000))).await {
+            return begun.elapsed();
+        }
+        // The connection may just have ended.
+        let _ = wire.stream.write_all(b"x").await;
+    }
+    panic!("the connection is still open");
+}
+
+on_sqlite! {
+    async fn a_peer_that_is_slow_or_greedy_meets_limits_that_the_framework_s_own_server_lacks(database) {
+        let app = database.app().await;
+        let ours = app.address;
+        let poems = framework_server().await;
+        let half = "POST / HTTP/1.1\r\nhost: test\r\nx: ";
+
+        let half_heads_on_poem = async {
+            let mut wires = Vec::new();
+            for _ in 0..100 {
+                wires.push(Wire::with(poems, half).await);
+            }
+            sleep(ms(7000)).await;
+            for wire in &mut wires {
+                assert!(!wire.ends_within(ms(1)).await, "poem has learned to close slow connections");
+            }
+        };
+        let half_heads = async {
+            let took = end_of_trickled_head(ours, None).await.as_millis();
+            assert!((4500..7000).contains(&took), "{took} ms");
+        };
+        let trickled_heads = async {
+            let took = end_of_trickled_head(ours, Some(ms(300))).await.as_millis();
+            assert!((4500..7000).contains(&took), "{took} ms");
+        };
+        let large_bodies = async {
+            assert_eq!(send_50_mb(poems, "/").await, (StatusCode::OK, 50_000_000));
+            let (status, sent) = send_50_mb(ours, ACCESS_TOKEN).await;
+            assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+            assert!(sent < 25_000_000, "{sent} bytes were taken, or wait in buffers");
+        };
+        let streams = async {
+            assert_eq!(most_streams(poems).await, None);
+            assert_eq!(most_streams(ours).await, Some(256));
+        };
+        let slow_body = async {
+            let begun = Instant::now();
+            let head = request("POST", ACCESS_TOKEN, &[HOOK_CREDENTIALS, JSON], "");
+            let head = head.replace("content-length: 0", "transfer-encoding: chunked");
+            let mut wire = Wire::with(ours, head).await;
+            while begun.elapsed() < ms(9000) {
+                wire.send("1\r\n{\r\n").await;
+                sleep(ms(500)).await;
+            }
+            let answer = wire.answer().await;
+            answer.expect_problem(408, "body_timeout");
+            assert_eq!(answer.header("connection"), Some("close"));
+            assert!((9500..12_000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+            assert!(wire.ends_within(ms(1000)).await);
+        };
+        let idle = async {
+            let mut kept = Wire::with(ours, hook_request()).await;
+            kept.answer().await.expect(200);
+            // Refused for its head alone, with its body unread.
+            let mut refused = Wire::with(ours, request("POST", ACCESS_TOKEN, &[], HOOK_BODY)).await;
+            refused.answer().await.expect_problem(401, "unauthorized");
+            let mut unused = Wire::open(ours).await;
+            let mut http2 = Wire::with(ours, HTTP2_OPENING).await;
+            assert!(!http2.ends_within(ms(6000)).await);
+            for wire in [&mut kept, &mut refused, &mut unused] {
+                wire.send(hook_request()).await;
+                wire.answer().await.expect(200);
+            }
+        };
+        tokio::join!(half_heads_on_poem, half_heads, trickled_heads, large_bodies, streams, slow_body, idle);
+    }
+
+    async fn requests_follow_each_other_on_a_connection_pipelined_or_not(database) {
+        let app = database.app().await;
+        let mut wire = Wire::open(app.address).await;
+        for _ in 0..2 {
+            wire.send(hook_request()).await;
+            wire.answer().await.expect(200);
+        }
+        wire.send(hook_request().repeat(3) + &most_of_a_hook_request()).await;
+        for _ in 0..3 {
+            assert_eq!(wire.answer().await.header("connection"), None);
+        }
+        wire.send("}").await;
+        wire.answer().await.expect(200);
+    }
+
+    async fn a_connection_that_idles_too_long_is_closed_and_one_that_is_busy_is_not(database) {
+        let app = database.app_with(with_timeouts(Timeouts { idle: ms(400), ..Timeouts::default() })).await;
+        let mut unused = Wire::open(app.address).await;
+        let mut kept = Wire::with(app.address, hook_request()).await;
+        kept.answer().await.expect(200);
+        let mut http2 = Wire::with(app.address, HTTP2_OPENING).await;
+        let mut busy = Wire::with(app.address, most_of_a_hook_request()).await;
+        let mut pool = Wire::open(app.address).await;
+        for _ in 0..5 {
+            pool.send(hook_request()).await;
+            pool.answer().await.expect(200);
+            sleep(ms(200)).await;
+        }
+        for wire in [&mut unused, &mut kept, &mut http2] {
+            assert!(wire.ends_within(ms(1)).await);
+        }
+        busy.send("}").await;
+        busy.answer().await.expect(200);
+        let begun = Instant::now();
+        assert!(busy.ends_within(PATIENCE).await);
+        assert!((300..1500).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+    }
+
+    async fn a_client_that_does_not_read_its_answers_is_cut_off(database) {
+        let mut options = with_timeouts(Timeouts { write: ms(500), ..Timeouts::default() });
+        options.limits.connections = 1;
+        let app = database.app_with(options).await;
+        let mut wire = Wire::open(app.address).await;
+        let many = request("GET", "/openapi/management.yaml", &[], "").repeat(100);
+        let begun = Instant::now();
+        while timeout(ms(100), wire.send(&many)).await.is_ok() {
+            assert!(begun.elapsed() < PATIENCE, "the buffers are bottomless");
+        }
+        // The one connection is taken, then given back.
+        assert_eq!(ask_hook(app.address).await.map(|answer| answer.status), Some(StatusCode::SERVICE_UNAVAILABLE));
+        becomes!(200, ask_hook(app.address).await);
+        drop(wire);
+    }
+
+    async fn the_api_is_shed_before_any_hook_and_hooks_before_their_credentials_are_read(database) {
+        let capacity = Capacity { all: 3, all_for_management: 2, management: 1 };
+        let app = database.app_with(Options { capacity, ..Options::default() }).await;
+        let shed = async |surface: &str| app.metric(&format!("tollgate_shed_requests_total{{surface=\"{surface}\"}}")).await;
+        let list = async || Some(app.call("GET", "/v1/scopes").await);
+        for surface in ["hooks", "management", "connection"] {
+            assert!(shed(surface).await < 0.5, "there from the start");
+        }
+
+        let create = request("POST", "/v1/scopes", &[ADMIN_CREDENTIALS, JSON], r#"{"name":"a"}"#);
+        let under_way = Wire::with(app.address, &create[..create.len() - 1]).await;
+        becomes!(503, list().await);
+        ask_hook(app.address).await.expect("an answer").expect(200);
+        let refused = app.send("GET", "/v1/scopes", &[("authorization", "Bearer wrong")], "").await;
+        refused.expect_problem(503, "overloaded");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        drop(under_way);
+        becomes!(200, list().await);
+
+        let mut under_way = vec![Wire::with(app.address, most_of_a_hook_request()).await];
+        list().await.expect("an answer").expect(200);
+        under_way.push(Wire::with(app.address, most_of_a_hook_request()).await);
+        becomes!(503, list().await);
+        ask_hook(app.address).await.expect("an answer").expect(200);
+        under_way.push(Wire::with(app.address, most_of_a_hook_request()).await);
+        becomes!(503, ask_hook(app.address).await);
+        let refused = app.send("POST", ACCESS_TOKEN, &[("authorization", "Basic wrong")], "x").await;
+        refused.expect_problem(503, "overloaded");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        assert_eq!(app.send_to(app.operations, "GET", "/readyz", &[], "").await.status, 200, "operators always get in");
+        assert!(shed("hooks").await > 0.5 && shed("management").await > 1.5 && shed("connection").await < 0.5);
+
+        // One ends as it should, the others hang up.
+        under_way[0].send("}").await;
+        under_way[0].answer().await.expect(200);
+        ask_hook(app.address).await.expect("an answer").expect(200);
+        drop(under_way);
+        becomes!(200, list().await);
+    }
+
+    async fn a_connection_too_many_is_told_so_and_closed(database) {
+        let mut options = Options::default();
+        options.limits.connections = 3;
+        let app = database.app_with(options).await;
+        let mut kept = Vec::new();
+        for _ in 0..3 {
+            let mut wire = Wire::with(app.address, hook_request()).await;
+            wire.answer().await.expect(200);
+            kept.push(wire);
+        }
+        for opening in [hook_request(), String::new(), "x".repeat(20_000)] {
+            let begun = Instant::now();
+            let mut wire = Wire::with(app.address, opening).await;
+            let answer = wire.answer().await;
+            answer.expect_problem(503, "overloaded");
+            assert_eq!(answer.header("retry-after"), Some("1"));
+            assert_eq!(answer.header("connection"), Some("close"));
+            assert!(wire.ends_within(ms(500)).await);
+            assert!(begun.elapsed() < ms(500), "{:?}", begun.elapsed());
+        }
+        assert!((app.metric("tollgate_shed_requests_total{surface=\"connection\"}").await - 3.0).abs() < 0.1);
+        kept.pop();
+        becomes!(200, ask_hook(app.address).await);
+        kept.push(Wire::open(app.address).await);
+        kept[0].send(hook_request()).await;
+        kept[0].answer().await.expect(200);
+
+        // Who is refused and stays keeps nobody else from being told, but for a moment.
+        let mut stubborn = Vec::new();
+        for _ in 0..100 {
+            stubborn.push(Wire::open(app.address).await);
+        }
+        sleep(ms(1200)).await;
+        becomes!(503, ask_hook(app.address).await);
+        drop((kept, stubborn));
+    }
+
+    async fn http2_without_tls_works_with_many_streams_at_once(database) {
+        let mut options = Options::default();
+        options.limits.connections = 1;
+        let app = database.app_with(options).await;
+        let client = http2_client();
+        let first = ask_http2(&client, app.address, HOOK_BODY.to_owned()).await.expect("an answer");
+        first.expect(200);
+        let tasks: Vec<_> = (0..400)
+            .map(|index| {
+                let (client, address) = (client.clone(), app.address);
+                let body = json!({"client": {"id": "c"}, "scopes": [index.to_string()]}).to_string();
+                tokio::spawn(async move { ask_http2(&client, address, body).await })
+            })
+            .collect();
+        for task in tasks {
+            let answer = task.await.expect("no panic").expect("an answer");
+            answer.expect(200);
+        }
+        let too_large = ask_http2(&client, app.address, " ".repeat(300_000)).await.expect("an answer");
+        too_large.expect_problem(413, "body_too_large");
+        ask_http2(&client, app.address, HOOK_BODY.to_owned()).await.expect("the same connection").expect(200);
+    }
+
+    async fn a_panic_is_a_500_that_costs_nobody_else_anything(database) {
+        let app = database.app().await;
+        let mut wire = Wire::open(app.address).await;
+        let hook = request("POST", ACCESS_TOKEN, &[HOOK_CREDENTIALS, JSON, ("x-request-id", "given")], HOOK_BODY);
+        let client = http2_client();
+        let now = app.now();
+        app.break_clock();
+        wire.send(&hook).await;
+        let answer = wire.answer().await;
+        answer.expect_problem(500, "internal");
+        assert_eq!(answer.header("x-request-id"), Some("given"));
+        let answer = ask_http2(&client, app.address, HOOK_BODY.to_owned()).await.expect("an answer");
+        answer.expect_problem(500, "internal");
+        app.set_now(now);
+        wire.send(&hook).await;
+        wire.answer().await.expect(200);
+        let failed = "tollgate_hook_requests_total{hook=\"customize-access-token\",outcome=\"failed\"}";
+        assert!((app.metric(failed).await - 2.0).abs() < 0.1);
+    }
+
+    async fn the_end_lets_requests_under_way_end_and_asks_everybody_to_move_on(database) {
+        let mut options = Options::default();
+        options.limits.drain_delay = ms(700);
+        let mut app = database.app_with(options).await;
+        let address = app.address;
+        let mut under_way = Wire::with(address, most_of_a_hook_request()).await;
+        let mut used = Wire::with(address, hook_request()).await;
+        assert_eq!(used.answer().await.header("connection"), None);
+        let mut idle = Wire::with(address, hook_request()).await;
+        idle.answer().await.expect(200);
+        let mut http2 = Wire::with(address, HTTP2_OPENING).await;
+        assert!(!http2.ends_within(ms(100)).await);
+        let begun = Instant::now();
+        let stopping = tokio::spawn(async move {
+            app.stop().await;
+            begun.elapsed()
+        });
+
+        sleep(ms(200)).await;
+        used.send(hook_request()).await;
+        let answer = used.answer().await;
+        answer.expect(200);
+        assert_eq!(answer.header("connection"), Some("close"));
+        assert!(used.ends_within(ms(100)).await);
+        let mut new = Wire::with(address, hook_request()).await;
+        let answer = new.answer().await;
+        answer.expect(200);
+        assert_eq!(answer.header("connection"), Some("close"));
+        let answer = ask_http2(&http2_client(), address, HOOK_BODY.to_owned()).await.expect("an answer");
+        answer.expect(200);
+        assert_eq!(answer.header("connection"), None);
+        assert!(begun.elapsed() < ms(600), "the machine is too slow for this test");
+        assert!(!idle.ends_within(ms(1)).await, "a request may be on its way");
+        let goaway = http2.unread.len();
+        assert!(!http2.ends_within(ms(1)).await && http2.unread.len() > goaway, "it was asked to go");
+        let mut just_connected = Wire::open(address).await;
+
+        assert!(idle.ends_within(ms(1000)).await);
+        assert!(begun.elapsed() > ms(650), "{:?}", begun.elapsed());
+        TcpStream::connect(address).await.expect_err("the listener is closed");
+        just_connected.send(hook_request()).await;
+        let answer = just_connected.answer().await;
+        answer.expect(200);
+        assert_eq!(answer.header("connection"), Some("close"));
+        sleep(ms(300)).await;
+        assert!(!stopping.is_finished());
+        under_way.send("}").await;
+        let answer = under_way.answer().await;
+        answer.expect(200);
+        assert_eq!(answer.header("connection"), Some("close"));
+        assert!(under_way.ends_within(ms(500)).await);
+        drop((used, idle, http2, just_connected, new));
+        let took = stopping.await.expect("stopped");
+        assert!(took < ms(3000), "{took:?}");
+    }
+
+    async fn nobody_can_hold_up_the_end_past_its_deadline(database) {
+        let mut options = Options::default();
+        options.limits.drain_timeout = ms(600);
+        let mut app = database.app_with(options).await;
+        let mut stuck = [
+            Wire::with(app.address, most_of_a_hook_request()).await,
+            Wire::with(app.address, "POST / HTTP/1.1\r\nhost").await,
+            Wire::with(app.operations, "GET /livez HTTP/1.1\r\nhost").await,
+        ];
+        sleep(ms(100)).await;
+        let begun = Instant::now();
+        app.stop().await;
+        assert!((550..1500).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+        for wire in &mut stuck {
+            assert!(wire.ends_within(ms(200)).await);
+        }
+    }
+}
+
+fn with_timeouts(timeouts: Timeouts) -> Options {
+    let limits = Limits { timeouts, ..Options::default().limits };
+    Options { limits, ..Options::default() }
+}
+
+/// A process of its own that serves the demo.
+struct Process {
+    child: Child,
+    address: SocketAddr,
+    /// Kept open, as the process may still write to it.
+    _output: std::io::BufReader<ChildStdout>,
+}
+
+impl Process {
+    /// Starts it below a shell command.
+    fn start(shell: &str, arguments: &str) -> Self {
+        let program = env!("CARGO_BIN_EXE_tollgate");
+        let script =
+            format!("{shell}; exec '{program}' serve --demo --listen 127.0.0.1:0 --ops-listen 127.0.0.1:0 {arguments}");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("a process");
+        let mut output = std::io::BufReader::new(child.stdout.take().expect("its output"));
+        let mut line = String::new();
+        while !line.contains(ACCESS_TOKEN) {
+            line.clear();
+            assert!(output.read_line(&mut line).expect("a line") > 0, "it ended before it served");
+        }
+        let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("an address");
+        Self { address: address.parse().expect("an address"), child, _output: output }
+    }
+
+    fn terminate(&self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
+    }
+
+    /// Waits until it has ended.
+    async fn end(&mut self, limit: Duration) -> bool {
+        let begun = Instant::now();
+        while begun.elapsed() < limit {
+            if self.child.try_wait().expect("its state").is_some() {
+                return true;
+            }
+            sleep(ms(10)).await;
+        }
+        false
+    }
+
+    /// The time it has spent computing.
+    fn computed(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("its statistics");
+        let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
+        let ticks: u64 = fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("ticks")).sum();
+        // A tick is a hundredth of a second on every Linux there is.
+        ms(ticks * 10)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It has ended already, unless the test failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn block_on(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(test);
+}
+
+#[test]
+fn a_second_signal_ends_the_process_at_once() {
+    block_on(async {
+        let mut process = Process::start(":", "--drain-delay 30s --drain-timeout 30s");
+        let mut wire = Wire::with(process.address, most_of_a_hook_request()).await;
+        process.terminate();
+        assert!(!process.end(ms(400)).await);
+        let answer = ask_hook(process.address).await.expect("an answer");
+        assert_eq!(answer.header("connection"), Some("close"));
+        process.terminate();
+        assert!(process.end(ms(1000)).await);
+        assert!(process.child.wait().expect("its end").success());
+        assert!(wire.ends_within(ms(100)).await);
+    });
+}
+
+#[test]
+fn running_out_of_file_descriptors_is_waited_out_without_spinning() {
+    block_on(async {
+        let mut process = Process::start("ulimit -n 50", "");
+        let mut wire = Wire::with(process.address, hook_request()).await;
+        wire.answer().await.expect(200);
+        let mut flood = Vec::new();
+        for _ in 0..80 {
+            flood.push(Wire::open(process.address).await);
+        }
+        sleep(ms(200)).await;
+        let computed = process.computed();
+        sleep(ms(1000)).await;
+        let computed = process.computed().saturating_sub(computed);
+        assert!(computed < ms(200), "{computed:?} in a second");
+        wire.send(hook_request()).await;
+        wire.answer().await.expect(200);
+        drop(flood);
+        becomes!(200, timeout(ms(500), ask_hook(process.address)).await.ok().flatten());
+        process.terminate();
+        assert!(process.end(ms(3000)).await);
+    });
+}
