@@ -13,6 +13,7 @@ mod described;
 mod domain;
 mod entitlement;
 mod hook;
+mod process;
 mod schema;
 mod server;
 mod subscription;
