@@ -200,7 +200,13 @@ impl IntoResponse for Problem {
 
 impl From<Problem> for poem::Error {
     fn from(problem: Problem) -> Self {
-        Self::from_response(problem.into_response())
+        let cause = problem.cause.clone();
+        let mut error = Self::from_response(problem.into_response());
+        // poem puts an error's own data in the place of its response's.
+        if let Some(cause) = cause {
+            error.set_data(cause);
+        }
+        error
     }
 }
 
