@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sea_orm::ConnectionTrait as _;
 use serde_json::{Value, json};
 use tollgate::http::contract::Contract;
 
@@ -420,6 +421,31 @@ on_both! {
             let log = server.process.stderr();
             check_log(&log, filter);
         }
+    }
+
+    async fn a_fault_is_told_to_the_log_with_its_cause_and_to_the_caller_without(database) {
+        let folder = Folder::new();
+        let environment = [
+            &CREDENTIALS[..],
+            &[("TOLLGATE_DATABASE_URL", &*database.url), ("TOLLGATE_LOG_FORMAT", "json")],
+        ]
+        .concat();
+        let mut server = Server::start(&folder, &[], &environment);
+        let opened = database.connect().await;
+        let transaction = opened.begin().await.expect("begun");
+        transaction.execute_unprepared("ALTER TABLE catalogue_scope RENAME TO elsewhere").await.expect("renamed");
+        transaction.commit().await.expect("committed");
+        opened.close().await;
+        let traced = "X-Request-Id: request-fault";
+        let answer = send(server.main, "GET", "/v1/scopes", &[BEARER, traced], "");
+        assert_eq!((answer.status, answer.json()["code"].clone()), (500, json!("internal")));
+        assert!(!answer.body.contains("catalogue_scope"), "{}", answer.body);
+        server.stop();
+        let log = server.process.stderr();
+        let line = log.lines().find(|line| line.contains("request-fault")).unwrap_or_else(|| panic!("{log}"));
+        let line: Value = serde_json::from_str(line).expect("JSON");
+        assert_eq!((&line["level"], &line["operation"]), (&json!("ERROR"), &json!("list-scopes")), "{line}");
+        assert!(line["error"].as_str().is_some_and(|error| error.contains("catalogue_scope")), "{line}");
     }
 
     async fn the_address_of_a_database_never_shows_its_password(database) {
