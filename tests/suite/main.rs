@@ -13,6 +13,7 @@ mod described;
 mod domain;
 mod entitlement;
 mod hook;
+mod layering;
 mod operations;
 mod process;
 mod schema;
