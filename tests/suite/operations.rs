@@ -302,6 +302,12 @@ on_both! {
         app.database.close().await;
         look(&app, "/readyz").await.expect_problem(503, "unavailable");
         assert_eq!(look(&app, "/livez").await.status, 200);
+
+        let mut app = database.app().await;
+        app.stop().await;
+        for address in [app.address, app.operations] {
+            assert!(tokio::net::TcpStream::connect(address).await.is_err(), "nobody listens any more");
+        }
     }
 
     async fn each_listener_serves_its_own_paths_only(database) {

@@ -19,7 +19,7 @@ use sea_orm::ConnectionTrait as _;
 use serde_json::{Value, json};
 use tollgate::http::contract::Contract;
 
-use crate::support::{Backend, TestDatabase, on_both};
+use crate::support::{Backend, on_both};
 
 /// How long anything may take before a test gives it up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -354,6 +354,7 @@ fn a_port_that_is_in_use_ends_it_at_once() {
 }
 
 on_both! {
+    #[expect(clippy::print_stdout, reason = "a measurement, for whoever asks to see it")]
     async fn tables_are_made_by_a_command_of_its_own_when_serving_may_not(database) {
         let folder = Folder::new();
         let environment = [&CREDENTIALS[..], &[("TOLLGATE_DATABASE_URL", &database.url), ("TOLLGATE_MIGRATE", "false")]].concat();

@@ -142,6 +142,7 @@ fn insert_change(noun: &str, scope: &str, id: &str, kind: &str, subject_id: &str
 
 /// What each constraint refuses: its name, what SQLite says in its place where it knows no name, a statement that it
 /// refuses, and one beside it that it takes.
+#[expect(clippy::too_many_lines, reason = "it is a table")]
 fn refusals(backend: Backend) -> Vec<(&'static str, Option<&'static str>, String, String)> {
     let (first, second, none) = (uuid(backend, 1), uuid(backend, 2), uuid(backend, 9));
     let user = ("user", "u");
@@ -440,6 +441,7 @@ on_both! {
         opened.close().await;
     }
 
+    #[expect(clippy::print_stdout, reason = "measurements, for whoever asks to see them")]
     async fn the_hooks_query_reads_one_range_of_one_index_for_each_subject(database) {
         let opened = database.connect().await;
         let started = Instant::now();
