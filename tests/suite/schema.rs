@@ -504,6 +504,11 @@ async fn fill(database: &Database, backend: Backend) {
             let unchecked = "DO $$ BEGIN PERFORM set_config('session_replication_role', 'replica', true);
                 EXCEPTION WHEN insufficient_privilege THEN NULL; END $$";
             execute(&transaction, unchecked).await;
+            // What is lost in a crash of the server does not matter here.
+            for table in ["subscription_scope", "subscription"] {
+                execute(&transaction, &format!("ALTER TABLE {table} SET UNLOGGED")).await;
+            }
+            execute(&transaction, "SET LOCAL maintenance_work_mem = '256MB'").await;
             (
                 format!("WITH series AS (SELECT * FROM generate_series(2, {many} + 1) AS n)"),
                 "lpad(n::text, 32, '0')::uuid",
