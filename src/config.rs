@@ -41,6 +41,7 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, and it is gone once the settings are read")]
 enum CliCommand {
     /// Serve the hooks and the management API (what happens without a command, too)
     #[command(after_help = SECRETS_HELP)]
@@ -147,6 +148,9 @@ struct ServeArgs {
     /// Refuse changes without If-Match
     #[arg(long, env = "TOLLGATE_REQUIRE_IF_MATCH", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", default_value_t = false)]
     require_if_match: bool,
+    /// How long to go on trying to reach the database at the start
+    #[arg(long, env = "TOLLGATE_STARTUP_TIMEOUT", default_value = "1m", value_parser = parse_duration)]
+    startup_timeout: Duration,
     /// Bring the tables up to date before serving
     #[arg(long, env = "TOLLGATE_MIGRATE", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", default_value_t = true)]
     migrate: bool,
@@ -213,6 +217,8 @@ pub struct ServeSettings {
     pub feed_wake_up: bool,
     /// Whether changes without `If-Match` are refused.
     pub require_if_match: bool,
+    /// How long to go on trying to reach the database at the start.
+    pub startup_timeout: Duration,
     /// How long to go on serving after the process was told to stop.
     pub drain_delay: Duration,
     /// How long requests under way may then take to end.
@@ -355,6 +361,7 @@ fn serve(
         },
         feed_wake_up: args.feed_wake_up,
         require_if_match: args.require_if_match,
+        startup_timeout: args.startup_timeout,
         // Nobody balances the load of a demo, and a person waits for it to end.
         drain_delay: args.drain_delay.unwrap_or(if args.demo { Duration::ZERO } else { DRAIN_DELAY }),
         drain_timeout: args.drain_timeout,

@@ -1,7 +1,12 @@
 //! The process: arguments, telemetry, wiring, serve, drain.
 
 use std::{
-    net::SocketAddr, os::unix::fs::DirBuilderExt as _, path::PathBuf, process::ExitCode, sync::Arc, time::Duration,
+    net::SocketAddr,
+    os::unix::fs::DirBuilderExt as _,
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -9,6 +14,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
+    task::JoinSet,
     time::timeout,
 };
 use tollgate::{
@@ -29,6 +35,11 @@ use tollgate::{
 const OPERATIONS_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to say goodbye to the database. One that does not answer must not hold up the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The pause after the first try; each one after it is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest pause: a database that is back is found within it.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     match config::from_process() {
@@ -91,20 +102,12 @@ async fn migrate(database: &Database) -> anyhow::Result<()> {
 async fn serve(settings: ServeSettings) -> anyhow::Result<()> {
     let scratch = if settings.demo { Some(Scratch::new()?) } else { None };
     let url = scratch.as_ref().map_or_else(|| settings.database_url.clone(), Scratch::database_url);
-    let database = connect(&url).await?;
-    if settings.migrate || settings.demo {
-        migrate(&database).await?;
-    } else if !store::schema::is_current(&database).await? {
-        anyhow::bail!("the tables are not up to date: run `tollgate migrate`, or set TOLLGATE_MIGRATE=true");
-    }
-    let service = Service::new(database, Arc::new(SystemClock), Arc::new(Metrics::new()?), settings.policy);
-    let feed = service.watch(FeedSettings { wake_up: settings.feed_wake_up }).await?;
-    if let Err(error) = service.check_ready().await {
-        tracing::warn!(%error, "not ready: the catalogue could not be read yet");
-    }
-
-    // From here on the end is an orderly one. Until here a signal ends the process, whatever it waits for.
+    // From here on the end is an orderly one.
     let mut signals = StopSignals::new()?;
+    let (service, mut feed) = tokio::select! {
+        opened = open_patiently(&url, &settings) => opened?,
+        () = signals.recv() => return Ok(()),
+    };
     // Each address is taken before the first request is: a port that is in use ends the process at once.
     let hooks = bind(settings.listen).await?;
     let api = match settings.api_listen {
@@ -114,7 +117,7 @@ async fn serve(settings: ServeSettings) -> anyhow::Result<()> {
     let operations = bind(settings.ops_listen).await?;
     if settings.demo {
         let (hooks_at, api_at) = (hooks.local_addr()?, api.as_ref().unwrap_or(&hooks).local_addr()?);
-        print_demo(&service, &settings, hooks_at, api_at).await?;
+        print_demo(&service, &settings, hooks_at, api_at, operations.local_addr()?).await?;
     }
 
     let readiness = Readiness::new();
@@ -122,14 +125,13 @@ async fn serve(settings: ServeSettings) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let (drain_delay, drain_timeout) = (settings.drain_delay, settings.drain_timeout);
     let limits = Limits { drain_delay, drain_timeout, ..Limits::default() };
-    let serve = |listener, router| tokio::spawn(server::serve(listener, Arc::new(router), stopped.clone(), limits));
-    let mut serving = Vec::new();
-    match api {
-        None => serving.push(serve(hooks, router().with(Surface::Hooks).with(Surface::Management))),
-        Some(api) => {
-            serving.push(serve(hooks, router().with(Surface::Hooks)));
-            serving.push(serve(api, router().with(Surface::Management)));
-        }
+    let serve = |listener, router| server::serve(listener, Arc::new(router), stopped.clone(), limits);
+    let mut serving = JoinSet::new();
+    if let Some(api) = api {
+        serving.spawn(serve(hooks, router().with(Surface::Hooks)));
+        serving.spawn(serve(api, router().with(Surface::Management)));
+    } else {
+        serving.spawn(serve(hooks, router().with(Surface::Hooks).with(Surface::Management)));
     }
     // Operators can look until the last request has ended.
     let (stop_operations, operations_stopped) = watch::channel(false);
@@ -139,15 +141,20 @@ async fn serve(settings: ServeSettings) -> anyhow::Result<()> {
     let operations = tokio::spawn(operations);
     tracing::info!(listen = %settings.listen, api = ?settings.api_listen, operations = %settings.ops_listen, "serving");
 
-    signals.recv().await;
+    tokio::select! {
+        () = signals.recv() => {}
+        // A process that does not hear of changes any more, or does not accept, is better begun anew than left alone.
+        Some(ended) = feed.join_next() => anyhow::bail!("a task of the change feed has ended: {ended:?}"),
+        Some(ended) = serving.join_next() => anyhow::bail!("a listener has ended: {ended:?}"),
+    }
     tracing::info!("stopping");
     readiness.end();
     stop.send_replace(true);
-    drop(feed);
     let drain = async {
-        for listener in serving {
-            listener.await?;
+        while let Some(ended) = serving.join_next().await {
+            ended?;
         }
+        drop(feed);
         stop_operations.send_replace(true);
         operations.await?;
         if timeout(CLOSE_TIMEOUT, service.close()).await.is_err() {
@@ -161,6 +168,41 @@ async fn serve(settings: ServeSettings) -> anyhow::Result<()> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Opens the database, brings its tables up to date and begins to hear of changes. While the database cannot be reached
+/// it tries again: a replica that starts during an outage must not have to be started again after it.
+async fn open_patiently(url: &Secret, settings: &ServeSettings) -> anyhow::Result<(Arc<Service>, JoinSet<()>)> {
+    let started = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let error = match open(url, settings).await {
+            Ok(opened) => return Ok(opened),
+            Err(error) => error,
+        };
+        let is_outage = error.chain().any(|cause| matches!(cause.downcast_ref(), Some(store::Error::Unavailable(_))));
+        if !is_outage || started.elapsed() >= settings.startup_timeout || settings.demo {
+            return Err(error);
+        }
+        tracing::warn!("the database cannot be reached yet: {error:#}");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn open(url: &Secret, settings: &ServeSettings) -> anyhow::Result<(Arc<Service>, JoinSet<()>)> {
+    let database = connect(url).await?;
+    if settings.migrate || settings.demo {
+        migrate(&database).await?;
+    } else if !store::schema::is_current(&database).await? {
+        anyhow::bail!("the tables are not up to date: run `tollgate migrate`, or set TOLLGATE_MIGRATE=true");
+    }
+    let service = Service::new(database, Arc::new(SystemClock), Arc::new(Metrics::new()?), settings.policy);
+    let feed = service.watch(FeedSettings { wake_up: settings.feed_wake_up }).await?;
+    if let Err(error) = service.check_ready().await {
+        tracing::warn!(%error, "not ready: the catalogue could not be read yet");
+    }
+    Ok((service, feed))
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -240,6 +282,7 @@ async fn print_demo(
     settings: &ServeSettings,
     hooks: SocketAddr,
     api: SocketAddr,
+    operations: SocketAddr,
 ) -> anyhow::Result<()> {
     let cancelable = service.seed_demo().await.context("the demo's data cannot be written")?.id;
     let user = demo::USER;
@@ -261,9 +304,8 @@ What that user holds, until when, and why not:
 Cancel the user's 'reports' subscription, then ask again:
   curl -s -X POST -H 'Authorization: Bearer {token}' http://{api}/v1/subscriptions/{cancelable}/cancel
 
-The API to browse: http://{api}/docs     Metrics: http://{ops}/metrics     Stop: Ctrl-C
-",
-        ops = settings.ops_listen,
+The API to browse: http://{api}/docs     Metrics: http://{operations}/metrics     Stop: Ctrl-C
+"
     );
     Ok(())
 }

@@ -4,7 +4,6 @@
 //! SQLite and on Postgres (`support::on_both`). A test that needs another present moves its clock; none sleeps for it.
 
 #![expect(clippy::expect_used, reason = "a test that cannot go on says why")]
-#![expect(clippy::allow_attributes, reason = "what a macro allows is needed in some of the places that use it")]
 
 mod agreement;
 mod bad_input;

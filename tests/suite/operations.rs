@@ -6,7 +6,7 @@ use serde_json::json;
 use tollgate::{
     domain::decision::Reason,
     http::auth::{AUTHORIZATION, Access},
-    service::metrics::{Hook, Outcome},
+    service::metrics::{Freshness, Hook, Outcome},
 };
 
 use crate::support::{ACCESS_TOKEN, ADMIN_CREDENTIALS, Answer, App, HOOK_CREDENTIALS, JSON, TOKEN, on_both};
@@ -118,7 +118,22 @@ fn expected() -> BTreeSet<String> {
         }
         expected.insert(format!(r#"tollgate_unenforced_removals_total{{reason="{reason}"}}"#));
     }
-    expected.insert("tollgate_scopes_removed_total".to_owned());
+    for freshness in Freshness::ALL.map(Freshness::as_str) {
+        expected.insert(format!(r#"tollgate_answers_total{{freshness="{freshness}"}}"#));
+    }
+    for surface in ["hooks", "management", "connection"] {
+        expected.insert(format!(r#"tollgate_shed_requests_total{{surface="{surface}"}}"#));
+    }
+    for name in [
+        "tollgate_breaker_open",
+        "tollgate_change_visibility_seconds_count",
+        "tollgate_feed_changes_total",
+        "tollgate_feed_doubts_total",
+        "tollgate_feed_wakeups_lost_total",
+        "tollgate_scopes_removed_total",
+    ] {
+        expected.insert(name.to_owned());
+    }
     for result in ["hit", "miss"] {
         expected.insert(format!(r#"tollgate_cache_lookups_total{{result="{result}"}}"#));
     }
@@ -284,11 +299,15 @@ on_both! {
         let version = look(&app, "/version").await.expect(200);
         assert_eq!(version, json!({"name": "tollgate", "version": env!("CARGO_PKG_VERSION")}));
         app.database.close().await;
-        let answer = look(&app, "/readyz").await;
-        answer.expect_problem(503, "unavailable");
-        assert!(answer.header("retry-after").is_some());
+        assert_eq!(look(&app, "/readyz").await.status, 200, "what is cached can still be answered");
         assert_eq!(look(&app, "/livez").await.status, 200, "a restart would not bring the database back");
         look(&app, "/metrics").await;
+        let never_read = database.app().await;
+        never_read.database.close().await;
+        let answer = look(&never_read, "/readyz").await;
+        answer.expect_problem(503, "unavailable");
+        assert!(answer.header("retry-after").is_some());
+        assert_eq!(look(&never_read, "/livez").await.status, 200);
         app.readiness.end();
         look(&app, "/readyz").await.expect_problem(503, "stopping");
         assert_eq!(look(&app, "/livez").await.status, 200);

@@ -466,6 +466,7 @@ on_both! {
         };
         for url in urls {
             let environment = [&CREDENTIALS[..], &[("TOLLGATE_DATABASE_URL", &url), ("TOLLGATE_LOG", filter)]].concat();
+            let environment = [&environment[..], &[("TOLLGATE_STARTUP_TIMEOUT", "0s")]].concat();
             for command in ["serve", "migrate"] {
                 let output = output(&folder, &[command], &environment);
                 let said = stdout(&output) + &stderr(&output);

@@ -140,6 +140,11 @@ fn insert_change(noun: &str, scope: &str, id: &str, kind: &str, subject_id: &str
     )
 }
 
+fn set_end(backend: Backend, on_postgres: &str, on_sqlite: &str) -> String {
+    let end = if backend == Backend::Postgres { on_postgres } else { on_sqlite };
+    format!("UPDATE subscription SET valid_until = '{end}'")
+}
+
 /// What each constraint refuses: its name, what SQLite says in its place where it knows no name, a statement that it
 /// refuses, and one beside it that it takes.
 #[expect(clippy::too_many_lines, reason = "it is a table")]
@@ -227,6 +232,13 @@ fn refusals(backend: Backend) -> Vec<(&'static str, Option<&'static str>, String
             broken,
             "DELETE FROM catalogue_scope WHERE name = 'email'".to_owned(),
             "DELETE FROM catalogue_scope WHERE name = 'unused'".to_owned(),
+        ),
+        (
+            // What Postgres takes for a time, and no year can say; and a year that no timestamp can write.
+            "subscription_times_have_years_of_four_digits",
+            None,
+            set_end(backend, "infinity", "99999-01-01T00:00:00+00:00"),
+            set_end(backend, "9999-12-31T23:59:59.999999+00:00", "9999-12-31T23:59:59.999999+00:00"),
         ),
         (
             "change_noun_is_known",

@@ -263,8 +263,8 @@ pub struct App {
     pub operations: SocketAddr,
     /// Whether it takes on work.
     pub readiness: Arc<Readiness>,
-    /// The tasks that watch for changes made elsewhere.
-    pub feed: JoinSet<()>,
+    /// The tasks that watch for changes made elsewhere: they go on until the test drops them.
+    pub feed: Option<JoinSet<()>>,
     stop: watch::Sender<bool>,
     servers: Vec<JoinHandle<()>>,
     client: Client<hyper_util::client::legacy::connect::HttpConnector, Full<Bytes>>,
@@ -304,7 +304,7 @@ impl App {
             address,
             operations,
             readiness,
-            feed,
+            feed: Some(feed),
             stop,
             servers: vec![main, operator],
             client,
