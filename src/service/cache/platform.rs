@@ -13,6 +13,8 @@ use crate::{
 };
 
 pub use std::{
+    collections::HashMap,
+    hash::RandomState,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},

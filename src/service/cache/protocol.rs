@@ -6,15 +6,11 @@
 //! with that stamp. A writer commits, moves the stamp, and only then answers. So facts whose stamp is still the
 //! present one know of every write that was answered before now.
 
-use std::{
-    collections::HashMap,
-    hash::{BuildHasher as _, RandomState},
-    mem,
-    sync::Arc,
-};
+use std::{hash::BuildHasher as _, mem, sync::Arc};
 
 use super::platform::{
-    AtomicU64, Entries, Instant, Key, Mutex, MutexGuard, Ordering, PoisonError, STRIPES, Value, Waiter, rules,
+    AtomicU64, Entries, HashMap, Instant, Key, Mutex, MutexGuard, Ordering, PoisonError, RandomState, STRIPES, Value,
+    Waiter, rules,
 };
 
 /// How many subjects have to wait for each runner that there is before another one is started.
@@ -96,7 +92,7 @@ impl Protocol {
             epoch: AtomicU64::new(0),
             hasher: RandomState::new(),
             entries: Entries::default(),
-            loads: Mutex::new(Loads { queue: HashMap::new(), flights: HashMap::new(), running: 0 }),
+            loads: Mutex::new(Loads { queue: HashMap::default(), flights: HashMap::default(), running: 0 }),
         }
     }
 
