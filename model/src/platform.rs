@@ -34,6 +34,9 @@ pub type Waiter = mpsc::Sender<Option<Value>>;
 /// The clock: it stands still unless a model says otherwise.
 pub type Instant = u8;
 
+/// A query is begun beside others for each subject that waits, so that there are several in the smallest world.
+pub const CROWD: usize = 0;
+
 /// All subjects share one counter: then every change is one of every subject.
 pub const STRIPES: usize = 1;
 

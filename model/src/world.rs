@@ -95,9 +95,9 @@ impl World {
         }
     }
 
-    fn query(&self, subjects: usize) -> Option<Vec<Value>> {
+    fn query(&self, subjects: usize) -> Vec<Option<Value>> {
         let database = self.database();
-        (!database.is_down).then(|| vec![Value(database.changes); subjects])
+        vec![(!database.is_down).then(|| Value(database.changes)); subjects]
     }
 
     /// Makes a change elsewhere: it is committed, and nobody here knows.

@@ -9,7 +9,8 @@
 //!    an entry, not by joining a load that was under way, not because a slow load was stored late.
 //! 2. Entries outlive doubt. What is uncertain is asked again, and not thrown away: when the database cannot be
 //!    asked, it is used for as long as the operator allows.
-//! 3. An entry is never overwritten by older facts.
+//! 3. An entry is never overwritten by older facts: by ones that know less of what was answered or heard of. What
+//!    nobody was told of yet may be known to one load and not to the next.
 //!
 //! The [`protocol`] keeps them within this process, [`trust`] tells whether the feed of changes made elsewhere is
 //! heard, and the [`breaker`] keeps an outage from being asked about by every request.

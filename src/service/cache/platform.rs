@@ -33,6 +33,9 @@ pub type Waiter = oneshot::Sender<Result<Value, Arc<store::Error>>>;
 /// are better for hits; these take 32 KiB.
 pub const STRIPES: usize = 4096;
 
+/// How many subjects have to wait for each query under way before another one is begun beside it.
+pub const CROWD: usize = 32;
+
 /// Room for the facts of subjects that hold something: about a million of them with a subscription or two each.
 const HELD_BYTES: u64 = 512 * 1024 * 1024;
 /// Room for the knowledge that a subject holds nothing, apart: a flood of random ids cannot evict paying ones.

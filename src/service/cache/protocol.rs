@@ -9,12 +9,9 @@
 use std::{hash::BuildHasher as _, mem, sync::Arc};
 
 use super::platform::{
-    AtomicU64, Entries, HashMap, Instant, Key, Mutex, MutexGuard, Ordering, PoisonError, RandomState, STRIPES, Value,
-    Waiter, rules,
+    AtomicU64, CROWD, Entries, HashMap, Instant, Key, Mutex, MutexGuard, Ordering, PoisonError, RandomState, STRIPES,
+    Value, Waiter, rules,
 };
-
-/// How many subjects have to wait for each runner that there is before another one is started.
-const CROWD: usize = 32;
 
 /// The state of knowledge about a subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
