@@ -129,6 +129,8 @@ impl std::fmt::Debug for Router {
 struct Trace {
     operation: &'static str,
     request_id: HeaderValue,
+    /// The caller's trace, when it names one.
+    trace_id: Option<String>,
     started: Instant,
 }
 
@@ -210,9 +212,13 @@ impl Router {
 
     /// Answers a request.
     pub async fn respond(&self, mut request: Request) -> Response {
-        let mut trace =
-            Trace { operation: "unknown", request_id: self.request_id(request.headers()), started: Instant::now() };
-        let version = request.version();
+        let mut trace = Trace {
+            operation: "unknown",
+            request_id: self.request_id(request.headers()),
+            trace_id: trace_id(request.headers()),
+            started: Instant::now(),
+        };
+        let (version, is_head) = (request.version(), request.method() == Method::HEAD);
         let mut response = match self.target(&request) {
             Ok(Target::Operation(operation)) => {
                 trace.operation = operation.id;
@@ -235,6 +241,9 @@ impl Router {
         if is_cut_off && version < Version::HTTP_2 {
             // The rest of the body would be taken for the next request.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if is_head {
+            response.set_body(());
         }
         self.log(&trace, &response);
         response.headers_mut().insert(X_REQUEST_ID, trace.request_id);
@@ -331,22 +340,22 @@ impl Router {
         let status = response.status().as_u16();
         let request_id = trace.request_id.to_str().unwrap_or_default();
         let duration_us = u64::try_from(trace.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let operation = trace.operation;
+        let (operation, trace_id) = (trace.operation, trace.trace_id.as_deref());
         if let Some(cause) = response.data::<Arc<service::Error>>() {
             if let service::Error::Store(error) = &**cause {
                 self.app.service.metrics().count_database_error(error);
             }
             if response.status().is_server_error() {
                 let error = service::chain(&**cause);
-                tracing::error!(operation, status, duration_us, request_id, error, "request failed");
+                tracing::error!(operation, status, duration_us, request_id, trace_id, error, "request failed");
                 return;
             }
         }
         // Hooks are asked too often for a line each; what goes well is counted.
         if response.status().is_success() && Hook::ALL.iter().any(|hook| hook.as_str() == operation) {
-            tracing::debug!(operation, status, duration_us, request_id, "request");
+            tracing::debug!(operation, status, duration_us, request_id, trace_id, "request");
         } else {
-            tracing::info!(operation, status, duration_us, request_id, "request");
+            tracing::info!(operation, status, duration_us, request_id, trace_id, "request");
         }
     }
 }
@@ -360,6 +369,14 @@ async fn or_failed(work: impl Future<Output = Result<Response, Problem>>, trace:
         tracing::error!(operation = trace.operation, request_id, "a handler panicked");
         Err(Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR))
     })
+}
+
+/// The trace id of a `traceparent` header (W3C Trace Context, version 00), for the log.
+fn trace_id(headers: &HeaderMap) -> Option<String> {
+    let mut parts = headers.get("traceparent")?.to_str().ok()?.split('-');
+    let (_, trace_id, _, _) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let is_id = trace_id.len() == 32 && trace_id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    (is_id && trace_id.bytes().any(|byte| byte != b'0')).then(|| trace_id.to_owned())
 }
 
 fn matches(template: &[String], segments: &[&str]) -> bool {
@@ -459,4 +476,25 @@ fn is_bare_error(response: &Response) -> bool {
     let status = response.status();
     let is_problem = response.content_type() == Some(problem::CONTENT_TYPE);
     (status.is_client_error() || status.is_server_error()) && !is_problem
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_id_is_taken_from_a_whole_traceparent_only() {
+        let check = |header: &str, expected: Option<&str>| {
+            let headers =
+                HeaderMap::from_iter([("traceparent".parse().expect("a name"), header.parse().expect(header))]);
+            assert_eq!(trace_id(&headers).as_deref(), expected, "{header}");
+        };
+        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+        check(&format!("00-{id}-00f067aa0ba902b7-01"), Some(id));
+        check(&format!("00-{}-00f067aa0ba902b7-01", id.to_uppercase()), None);
+        check(&format!("00-{id}"), None);
+        check(&format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32)), None);
+        check("00-personal data-00f067aa0ba902b7-01", None);
+        check("", None);
+    }
 }
