@@ -12,6 +12,7 @@ mod contract;
 mod described;
 mod domain;
 mod entitlement;
+mod feed;
 mod hook;
 mod layering;
 mod operations;

@@ -1,12 +1,13 @@
 //! What the tests stand on: a database of their own, the service over HTTP, a clock that they move.
 
 use std::{
+    fmt,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{HeaderMap, Method, Request, StatusCode, header::HeaderName};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use sea_orm::{ConnectionTrait as _, DatabaseConnection, sqlx};
+use sea_orm::{ConnectOptions, ConnectionTrait as _, DatabaseConnection, Statement, TryGetable, sqlx};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -69,6 +70,33 @@ macro_rules! on_both {
     };
 }
 pub(crate) use on_both;
+
+/// Declares tests of what one of the databases alone does.
+macro_rules! only_on {
+    ($backend:ident: $(async fn $name:ident($database:ident) $body:block)*) => {
+        $(
+            #[test]
+            fn $name() {
+                async fn body($database: std::sync::Arc<$crate::support::TestDatabase>) $body
+                $crate::support::run($crate::support::Backend::$backend, body);
+            }
+        )*
+    };
+}
+pub(crate) use only_on;
+
+/// Waits until something holds, for at most a bound, and tells how long that took.
+macro_rules! eventually {
+    ($what:expr, $bound:expr, $holds:expr) => {{
+        let (start, bound): (std::time::Instant, std::time::Duration) = (std::time::Instant::now(), $bound);
+        while !$holds {
+            assert!(start.elapsed() < bound, "{}: not within {bound:?}", $what);
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        $crate::support::since(start)
+    }};
+}
+pub(crate) use eventually;
 
 /// A kind of database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,7 +190,13 @@ impl TestDatabase {
 
     /// Starts a service on the database, otherwise than usual.
     pub async fn app_with(&self, options: Options) -> App {
-        let database = self.connect().await;
+        self.app_at(&self.url, options).await
+    }
+
+    /// Starts a service that finds the database at another address, such as a proxy's.
+    pub async fn app_at(&self, url: &str, options: Options) -> App {
+        let database = Database::connect(url).await.expect("a database");
+        store::schema::migrate(&database).await.expect("migrated");
         let clock = Arc::new(TestClock::default());
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         let service = Service::new(database.clone(), Arc::clone(&clock) as Arc<dyn Clock>, metrics, options.policy);
@@ -176,6 +210,41 @@ impl TestDatabase {
 pub async fn load_facts(database: &Database, subjects: &[Subject]) -> store::Result<Vec<Facts>> {
     let load = async |lane: &mut Connection| store::facts::load(lane, subjects).await;
     database.hooks().run(Duration::from_secs(10), load).await
+}
+
+/// One connection to a database beside those of the services, as a person or another program has it.
+pub struct ByHand(DatabaseConnection);
+
+impl ByHand {
+    /// Opens it.
+    pub async fn open(url: &str) -> Self {
+        let mut options = ConnectOptions::new(url);
+        options.max_connections(1).test_before_acquire(false).sqlx_logging(false);
+        Self(sea_orm::Database::connect(options).await.expect("a connection"))
+    }
+
+    /// Runs statements, and tells how many rows they touched.
+    pub async fn run(&self, sql: &str) -> u64 {
+        self.0.execute_unprepared(sql).await.expect("done").rows_affected()
+    }
+
+    /// Asks for one value.
+    pub async fn ask<T: TryGetable>(&self, sql: &str) -> T {
+        let statement = Statement::from_string(self.0.get_database_backend(), sql);
+        let row = self.0.query_one_raw(statement).await.expect("an answer").expect("a row");
+        row.try_get_by_index(0).expect("a value")
+    }
+}
+
+/// How long ago that was; whoever does not ask need not look at it.
+pub fn since(start: Instant) -> Duration {
+    start.elapsed()
+}
+
+/// Prints what was measured, for `--nocapture`.
+#[expect(clippy::print_stderr, reason = "a measurement is for people")]
+pub fn measured(what: &str, value: impl fmt::Debug) {
+    eprintln!("measured: {what}: {value:.1?}");
 }
 
 async fn execute_on_server(url: &str, statement: &str) {
