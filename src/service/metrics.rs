@@ -151,6 +151,8 @@ pub struct Metrics {
     unenforced: [IntCounter; Reason::ALL.len()],
     cache_hits: IntCounter,
     cache_misses: IntCounter,
+    cache_loads: IntCounter,
+    cache_loaded_subjects: IntCounter,
     cache_entries: IntGaugeVec,
     cache_bytes: IntGaugeVec,
     database_errors: IntCounterVec,
@@ -246,6 +248,14 @@ impl Metrics {
             unenforced,
             cache_hits: lookups.with_label_values(&["hit"]),
             cache_misses: lookups.with_label_values(&["miss"]),
+            cache_loads: IntCounter::new(
+                "tollgate_cache_loads_total",
+                "Queries for the facts of subjects that were not in the cache.",
+            )?,
+            cache_loaded_subjects: IntCounter::new(
+                "tollgate_cache_loaded_subjects_total",
+                "Subjects that these queries asked for: several at once where several are missed.",
+            )?,
             cache_entries: gauges("tollgate_cache_entries", "Subjects in the cache.", &["cache"])?,
             cache_bytes: gauges("tollgate_cache_bytes", "Bytes of the subjects in the cache, as weighed.", &["cache"])?,
             database_errors: counters(
@@ -302,6 +312,8 @@ impl Metrics {
             Box::new(removed),
             Box::new(unenforced_counts),
             Box::new(lookups),
+            Box::new(metrics.cache_loads.clone()),
+            Box::new(metrics.cache_loaded_subjects.clone()),
             Box::new(metrics.cache_entries.clone()),
             Box::new(metrics.cache_bytes.clone()),
             Box::new(metrics.database_errors.clone()),
@@ -369,6 +381,12 @@ impl Metrics {
     pub fn count_cache_lookups(&self, hits: usize, misses: usize) {
         self.cache_hits.inc_by(hits as u64);
         self.cache_misses.inc_by(misses as u64);
+    }
+
+    /// Counts a query for the facts of so many subjects.
+    pub fn count_cache_load(&self, subjects: usize) {
+        self.cache_loads.inc();
+        self.cache_loaded_subjects.inc_by(subjects as u64);
     }
 
     /// Counts how much was known of what a decision rests on.

@@ -7,6 +7,7 @@
 
 mod agreement;
 mod bad_input;
+mod cache;
 mod catalogue;
 mod contract;
 mod described;

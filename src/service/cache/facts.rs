@@ -145,6 +145,7 @@ impl FactsCache {
     async fn run_loads(self: Arc<Self>) {
         while let Some(batch) = self.protocol.take_batch(LOAD_BATCH) {
             let subjects: Vec<Subject> = batch.iter().map(|(subject, _)| subject.clone()).collect();
+            self.ground.metrics.count_cache_load(subjects.len());
             let asked_at = Instant::now();
             let values: Vec<_> = match self.load(subjects.clone()).await {
                 Ok(facts) => facts.into_iter().map(|facts| Ok(Arc::new(facts))).collect(),
