@@ -126,7 +126,7 @@ impl std::fmt::Debug for Router {
 }
 
 /// The words about a request that a log line has.
-struct Trace {
+struct Line {
     operation: &'static str,
     request_id: HeaderValue,
     /// The caller's trace, when it names one.
@@ -212,7 +212,7 @@ impl Router {
 
     /// Answers a request.
     pub async fn respond(&self, mut request: Request) -> Response {
-        let mut trace = Trace {
+        let mut line = Line {
             operation: "unknown",
             request_id: self.request_id(request.headers()),
             trace_id: trace_id(request.headers()),
@@ -221,14 +221,14 @@ impl Router {
         let (version, is_head) = (request.version(), request.method() == Method::HEAD);
         let mut response = match self.target(&request) {
             Ok(Target::Operation(operation)) => {
-                trace.operation = operation.id;
-                let answered = or_failed(self.call(operation, &trace, &mut request), &trace).await;
+                line.operation = operation.id;
+                let answered = or_failed(self.call(operation, &line, &mut request), &line).await;
                 let response = answered.unwrap_or_else(Problem::into_response);
-                self.count(operation, &trace, &response);
+                self.count(operation, &line, &response);
                 response
             }
             Ok(Target::Fixed(fixed)) => {
-                let answered = or_failed(self.answer(fixed).map(Ok), &trace).await;
+                let answered = or_failed(self.answer(fixed).map(Ok), &line).await;
                 answered.unwrap_or_else(Problem::into_response)
             }
             Err(problem) => problem.into_response(),
@@ -245,8 +245,8 @@ impl Router {
         if is_head {
             response.set_body(());
         }
-        self.log(&trace, &response);
-        response.headers_mut().insert(X_REQUEST_ID, trace.request_id);
+        self.log(&line, &response);
+        response.headers_mut().insert(X_REQUEST_ID, line.request_id);
         response
     }
 
@@ -263,7 +263,7 @@ impl Router {
         found.map(|(_, target)| target).ok_or_else(|| method_not_allowed(targets.iter().map(|(method, _)| method)))
     }
 
-    async fn call(&self, operation: &Operation, trace: &Trace, request: &mut Request) -> Result<Response, Problem> {
+    async fn call(&self, operation: &Operation, line: &Line, request: &mut Request) -> Result<Response, Problem> {
         let _place = self.admit(operation)?;
         let actor = auth::authorize(operation.access, &self.hook_auth, &self.management_auth, request.headers())?;
         check_query(operation, request)?;
@@ -271,7 +271,7 @@ impl Router {
             request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let body = read_body(request.take_body(), length, operation.body_limit).await?;
         request.set_body(body);
-        let request_id = trace.request_id.to_str().unwrap_or_default().to_owned();
+        let request_id = line.request_id.to_str().unwrap_or_default().to_owned();
         request.set_data(Origin { actor: actor.to_owned(), request_id });
         request.set_data(Arc::clone(&self.app));
         let request = std::mem::take(request);
@@ -326,8 +326,8 @@ impl Router {
         given.cloned().map_or_else(make, Ok).unwrap_or_else(|_| HeaderValue::from_static("none"))
     }
 
-    fn count(&self, operation: &Operation, trace: &Trace, response: &Response) {
-        let (outcome, duration) = (outcome(response.status()), trace.started.elapsed());
+    fn count(&self, operation: &Operation, line: &Line, response: &Response) {
+        let (outcome, duration) = (outcome(response.status()), line.started.elapsed());
         let metrics = self.app.service.metrics();
         match operation.hook {
             Some(hook) => metrics.count_hook(hook, outcome, duration),
@@ -336,11 +336,11 @@ impl Router {
     }
 
     /// One line a request, without anything personal: not its path, its query or its address.
-    fn log(&self, trace: &Trace, response: &Response) {
+    fn log(&self, line: &Line, response: &Response) {
         let status = response.status().as_u16();
-        let request_id = trace.request_id.to_str().unwrap_or_default();
-        let duration_us = u64::try_from(trace.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let (operation, trace_id) = (trace.operation, trace.trace_id.as_deref());
+        let request_id = line.request_id.to_str().unwrap_or_default();
+        let duration_us = u64::try_from(line.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let (operation, trace_id) = (line.operation, line.trace_id.as_deref());
         if let Some(cause) = response.data::<Arc<service::Error>>() {
             if let service::Error::Store(error) = &**cause {
                 self.app.service.metrics().count_database_error(error);
@@ -362,11 +362,11 @@ impl Router {
 
 /// The outcome of a request's work, or 500 when it panicked: its client gets an answer, and the other requests of an
 /// HTTP/2 connection theirs. The panic itself was printed where it happened.
-async fn or_failed(work: impl Future<Output = Result<Response, Problem>>, trace: &Trace) -> Result<Response, Problem> {
+async fn or_failed(work: impl Future<Output = Result<Response, Problem>>, line: &Line) -> Result<Response, Problem> {
     // What the work had borrowed is the request, which is dropped, and the app, whose parts stand a panic at any await.
     AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
-        let request_id = trace.request_id.to_str().unwrap_or_default();
-        tracing::error!(operation = trace.operation, request_id, "a handler panicked");
+        let request_id = line.request_id.to_str().unwrap_or_default();
+        tracing::error!(operation = line.operation, request_id, "a handler panicked");
         Err(Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR))
     })
 }

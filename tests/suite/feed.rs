@@ -180,9 +180,10 @@ only_on! { Postgres:
         hand.run(&format!("BEGIN; {}; {scope}; {}; COMMIT", cancel("u"), others(10_000))).await;
         eventually!("all named", PATIENCE, count(&replica, CHANGES).await == before + 10_000);
         hand.run(&others(10_001)).await;
-        let time = eventually!("more", BOUND, !holds(&replica, "u").await);
+        // The user may be asked again sooner: it shares its counter with some of those that were named.
+        let time = eventually!("more", BOUND, removed().await == ["phone"]);
         measured("10,001 changes at once", time);
-        assert_eq!(removed().await, ["phone"]);
+        assert!(!holds(&replica, "u").await);
         assert_eq!(count(&replica, CHANGES).await, before + 10_000);
         assert_eq!(count(&replica, DOUBTS).await, 0);
     }

@@ -126,6 +126,8 @@ fn expected() -> BTreeSet<String> {
     }
     for name in [
         "tollgate_breaker_open",
+        "tollgate_cache_loaded_subjects_total",
+        "tollgate_cache_loads_total",
         "tollgate_change_visibility_seconds_count",
         "tollgate_feed_changes_total",
         "tollgate_feed_doubts_total",

@@ -89,7 +89,10 @@ pub(crate) use only_on;
 macro_rules! eventually {
     ($what:expr, $bound:expr, $holds:expr) => {{
         let (start, bound): (std::time::Instant, std::time::Duration) = (std::time::Instant::now(), $bound);
-        while !$holds {
+        loop {
+            if $holds {
+                break;
+            }
             assert!(start.elapsed() < bound, "{}: not within {bound:?}", $what);
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
@@ -333,7 +336,7 @@ pub struct App {
     /// Whether it takes on work.
     pub readiness: Arc<Readiness>,
     /// The tasks that watch for changes made elsewhere: they go on until the test drops them.
-    pub feed: Option<JoinSet<()>>,
+    pub feed: JoinSet<()>,
     stop: watch::Sender<bool>,
     servers: Vec<JoinHandle<()>>,
     client: Client<hyper_util::client::legacy::connect::HttpConnector, Full<Bytes>>,
@@ -373,7 +376,7 @@ impl App {
             address,
             operations,
             readiness,
-            feed: Some(feed),
+            feed,
             stop,
             servers: vec![main, operator],
             client,
