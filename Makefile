@@ -1,12 +1,15 @@
 # The repository's tasks by name; `make` alone lists them.
 
+# What `make soak` runs; everything when empty.
+ROWS =
+
 # The profile to run with: dev is compiled in a fraction of the time that release takes, and answers fast enough to try
 # things out.
 PROFILE = dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check openapi fmt deny clean
+.PHONY: help run test soak check openapi fmt deny clean
 
 help: ## List these tasks
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -19,9 +22,13 @@ run: ## Build and serve with demonstration data (PROFILE=release for an optimise
 test: ## Run all tests, with a Postgres server of their own unless TEST_DATABASE_URL names one
 	tests/with-postgres cargo test --workspace --locked
 
+soak: ## Try the promises under faults, 25 minutes; ROWS='F1 F9 --quick' for some rows, or a small version
+	tests/with-postgres cargo test --locked --profile $(if $(filter dev,$(PROFILE)),test,$(PROFILE)) --test soak -- $(ROWS)
+
 check: ## Check format, lints and the documentation's links
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy --test soak --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
 
 openapi: ## Write the contracts in openapi/ anew, after a change to the API

@@ -106,7 +106,7 @@ enum Touched {
 /// How long a commit may take before its outcome counts as unknown.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the management API waits for a use case.
-const API_TIMEOUT: Duration = Duration::from_secs(8);
+const API_TIMEOUT: Duration = Duration::from_secs(6);
 /// How long a write may take after nobody waits for it any more, before its connection is given up.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 

@@ -8,7 +8,7 @@ use sea_orm::{
     sqlx::{
         self, ConnectOptions as _, Connection as _, Executor as _,
         postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
-        sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+        sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
     },
 };
 
@@ -105,7 +105,11 @@ impl Database {
             options.test_before_acquire(false).idle_timeout(None).max_lifetime(None)
         };
         // The writer comes first: it creates the file and switches it to WAL.
-        let writers = pool(1).connect_with(options.clone()).await.map_err(open_error)?;
+        let writers = pool(1)
+            .after_release(|connection, _| Box::pin(is_reusable(connection)))
+            .connect_with(options.clone())
+            .await
+            .map_err(open_error)?;
         let reading = options.pragma("query_only", "on");
         let readers = pool(API_CONNECTIONS).connect_with(reading.clone()).await.map_err(open_error)?;
         let lanes = |size| Arc::new(Lanes::new(Opening::Sqlite(Box::new(reading.clone())), size));
@@ -273,6 +277,17 @@ fn open_error(error: sqlx::Error) -> ConnectError {
 async fn ping(connection: &mut PgConnection) -> std::result::Result<bool, sqlx::Error> {
     tokio::time::timeout(PING_TIMEOUT, connection.ping()).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
     Ok(true)
+}
+
+/// Whether the writer's connection can write again; if not, it is closed and another one is opened.
+///
+/// When the disk is full or fails, SQLite takes the transaction back by itself. The driver then cannot, goes on counting
+/// it as begun, and would nest every later transaction in one that is never committed: each would be answered a
+/// success, and lost.
+async fn is_reusable(connection: &mut SqliteConnection) -> std::result::Result<bool, sqlx::Error> {
+    // It comes after the roll-back, for which nobody has waited.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
 }
 
 fn pool_use(pool: &'static str, open: usize, idle: usize) -> PoolUse {
