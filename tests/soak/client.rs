@@ -21,7 +21,7 @@ use hyper_util::{
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::measure::Times;
+use crate::measure::{Times, duration};
 
 /// The scope under subscription that most rows ask for.
 pub const SCOPE: &str = "soak";
@@ -185,6 +185,8 @@ pub fn subscription(user: &str) -> Value {
 /// What came of one request of a load.
 #[derive(Debug, Clone)]
 pub struct Seen {
+    /// For whom.
+    pub user: String,
     /// When it began.
     pub at: Instant,
     /// How long it took.
@@ -212,10 +214,11 @@ impl Load {
         next: impl Fn(u64) -> (String, bool) + Clone + Send + 'static,
     ) -> Self {
         let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let caller = Caller::new(address);
         let mut tasks = JoinSet::new();
         for number in 0..callers {
-            let (stop, count, caller, next) = (Arc::clone(&stop), Arc::clone(&count), caller.clone(), next.clone());
+            // Each has a connection of its own, so that none needs another one later.
+            let (stop, count, caller, next) =
+                (Arc::clone(&stop), Arc::clone(&count), Caller::new(address), next.clone());
             tasks.spawn(async move {
                 let mut seen = Vec::new();
                 // Spread, so that they do not all ask at the same instants.
@@ -231,7 +234,13 @@ impl Load {
                         Ok(reply) => reply.is_unavailable(),
                         Err(_) => false,
                     };
-                    seen.push(Seen { at, took: at.elapsed(), status: reply.ok().map(|reply| reply.status), right });
+                    seen.push(Seen {
+                        user,
+                        at,
+                        took: at.elapsed(),
+                        status: reply.ok().map(|reply| reply.status),
+                        right,
+                    });
                 }
                 seen
             });
@@ -256,6 +265,15 @@ pub fn times(seen: &[Seen]) -> Times {
 /// How many requests were not answered as they should have been: with a right 200.
 pub fn count_not_ok(seen: &[Seen]) -> usize {
     seen.iter().filter(|seen| seen.status != Some(200) || !seen.right).count()
+}
+
+/// The first answer that was not as it should have been, in words.
+pub fn first_not_ok(seen: &[Seen]) -> String {
+    let not_ok = seen.iter().find(|seen| seen.status != Some(200) || !seen.right);
+    not_ok.map_or_else(String::new, |seen| {
+        let status = seen.status.map_or_else(|| "nothing".to_owned(), |status| status.to_string());
+        format!("{status} for {} after {}", seen.user, duration(seen.took))
+    })
 }
 
 /// How many answers were wrong, whatever their status.

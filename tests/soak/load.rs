@@ -18,7 +18,7 @@ use sea_orm::{ConnectionTrait as _, TransactionTrait as _};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, task::JoinSet};
 
 use crate::{
-    client::{Caller, Failure, Load, SCOPE, Seen, count_not_ok, subscription, times},
+    client::{Caller, Failure, Load, SCOPE, Seen, count_not_ok, first_not_ok, subscription, times},
     database::{MOST_CONNECTIONS, Server, Sql},
     harness::{self, Ground, Launch, Tollgate},
     measure::{Random, Report, Times, duration, rate},
@@ -487,7 +487,7 @@ pub async fn rolling(ground: Arc<Ground>) -> anyhow::Result<Report> {
     let mut report = Report::default();
     report.figure(format!("{rounds} times both restarted, {} requests, {} failed", seen.len(), count_not_ok(&seen)));
     report.figure(format!("answers: {}; exits: {}", times(&seen).told(), exits.told()));
-    report.require(count_not_ok(&seen) == 0, "no failed request");
+    report.require(count_not_ok(&seen) == 0, format!("no failed request ({})", first_not_ok(&seen)));
     report.require(exits.max() <= Duration::from_secs(20), "exit within the drain and 10 s");
     Ok(report)
 }

@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::{
-    client::{Caller, Load, SCOPE, Seen, count_not_ok, count_wrong, subscription, times},
+    client::{Caller, Load, SCOPE, Seen, count_not_ok, count_wrong, first_not_ok, subscription, times},
     database::{MOST_SESSIONS, Server, Sql, with_server},
     harness::{Ground, Launch},
     measure::{Report, Times, duration, rate},
@@ -54,7 +54,7 @@ async fn prepare(caller: &Caller, sql: &Sql) -> anyhow::Result<()> {
 fn require_all_ok(report: &mut Report, what: &str, seen: &[Seen]) {
     let (times, not_ok) = (times(seen), count_not_ok(seen));
     report.figure(format!("{what}: {not_ok} not a right 200, {}", times.told()));
-    report.require(!seen.is_empty() && not_ok == 0, format!("{what}: always 200, and right"));
+    report.require(!seen.is_empty() && not_ok == 0, format!("{what}: always 200, and right ({})", first_not_ok(seen)));
     report.require(times.max() <= HOOK_LIMIT, format!("{what}: within {}", duration(HOOK_LIMIT)));
 }
 

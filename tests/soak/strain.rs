@@ -20,7 +20,7 @@ use tokio::{
 use tollgate::service::{Clock as _, SystemClock};
 
 use crate::{
-    client::{Caller, Load, SCOPE, count_not_ok, subscription, times},
+    client::{Caller, Load, SCOPE, count_not_ok, first_not_ok, subscription, times},
     crash::integrity,
     database::{Backend, Sql, sqlite_url},
     harness::{self, Ground, Launch},
@@ -93,7 +93,7 @@ pub async fn slow_clients(ground: Arc<Ground>) -> anyhow::Result<Report> {
     report.require(heads.len() == each && heads.max() <= HEAD_LIMIT, "heads closed after 5 s");
     report.require(bodies.len() == each && bodies.max() <= BODY_LIMIT, "bodies closed after 10 s");
     report.require(readers.max() <= READER_LIMIT, "readers closed after 85 s");
-    report.require(count_not_ok(&beside) == 0, "others are answered right");
+    report.require(count_not_ok(&beside) == 0, format!("others are answered right ({})", first_not_ok(&beside)));
     report.require(ratio < 2.0, "others' p99 less than twice as long");
     report.require(idle < 0.2, "no spinning");
     Ok(report)
@@ -218,7 +218,8 @@ pub async fn file_descriptors(ground: Arc<Ground>) -> anyhow::Result<Report> {
     ));
     report.figure(format!("new connections again after {}; {said} log lines", duration(recovery)));
     report.require(is_exhausted, "the descriptors were exhausted");
-    report.require(count_not_ok(&during) == 0, "connected ones are answered right");
+    report
+        .require(count_not_ok(&during) == 0, format!("connected ones are answered right ({})", first_not_ok(&during)));
     report.require(ratio < 2.0, "connected ones' p99 less than twice as long");
     report.require(processor < 0.5, "no spinning");
     report.require(recovery < Duration::from_secs(2), "new connections again within 2 s");
@@ -421,7 +422,7 @@ pub async fn clock_jumps(ground: Arc<Ground>) -> anyhow::Result<Report> {
     report.require(wrong.is_empty(), format!("decisions follow the present ({:?})", wrong.first()));
     report.require(worst_skew < 1.0, "the metric shows the skew");
     report.require(panics == 0 && tollgate.ended()?.is_none(), "no panic");
-    report.require(count_not_ok(&seen) == 0, "hooks are answered all the while");
+    report.require(count_not_ok(&seen) == 0, format!("hooks are answered all the while ({})", first_not_ok(&seen)));
     Ok(report)
 }
 

@@ -17,7 +17,7 @@ use tollgate::{
         subscription::{ScopeSet, SubscriptionPatch},
     },
     service::{
-        Expected, Origin, Service,
+        Expected, FeedSettings, Origin, Service,
         decision::{DecisionRequest, Party},
         subscription::NewSubscription,
     },
@@ -225,6 +225,45 @@ only_on! { Postgres:
             assert!(other.await.expect("an answer").is_empty());
         }
         assert_eq!(count(&app, LOADS).await, loads + 1);
+    }
+}
+
+only_on! { Postgres:
+    async fn a_load_that_began_before_a_write_answers_nobody_who_asks_after_it(database) {
+        let proxy = Proxy::start(&database.url).await;
+        let unwoken = Options { feed: FeedSettings { wake_up: false }, ..Options::default() };
+        let app = Arc::new(database.app_at(&proxy.url, unwoken).await);
+        // What opens connections from here on is what hooks ask.
+        let first_of_hooks = proxy.connections();
+        register(&app).await;
+        // The statement is known to the connection, so that a load is one question and one answer.
+        assert_eq!(app.removed(Some("other"), "c", &["email"]).await, ["email"]);
+        assert_eq!(proxy.connections(), first_of_hooks + 1);
+        let ask = || {
+            let app = Arc::clone(&app);
+            tokio::spawn(async move { app.removed(Some("u"), "c", &["email"]).await.is_empty() })
+        };
+        for is_asked_meanwhile in [false, true] {
+            let id = app.subscribe("u", &["email"], "2026-01-01T00:00:00Z", None).await["id"].clone();
+            let cancel = format!("/v1/subscriptions/{}/cancel", id.as_str().expect("an id"));
+            let held = proxy.held();
+            proxy.hold_answers_from(first_of_hooks);
+            let before = ask();
+            eventually!("the database has answered a load", PATIENCE, proxy.held() > held);
+            app.call("POST", &cancel).await.expect(200);
+            let misses = count(&app, MISSES).await;
+            let meanwhile = is_asked_meanwhile.then(&ask);
+            if is_asked_meanwhile {
+                eventually!("it waits", PATIENCE, count(&app, MISSES).await > misses);
+            }
+            proxy.resume();
+            // The one who asked before the write may be told what was right then.
+            before.await.expect("an answer");
+            if let Some(meanwhile) = meanwhile {
+                assert!(!meanwhile.await.expect("an answer"), "it was asked after the write");
+            }
+            assert!(!ask().await.expect("an answer"), "what arrived late was kept as if it were new");
+        }
     }
 }
 

@@ -30,6 +30,8 @@ struct Weather {
     cut_below: u64,
     /// Connections below this number get nothing through any more, and are not told.
     dead_below: u64,
+    /// Answers on connections from one number to before another one are held back.
+    holding: (u64, u64),
     /// Whether a commit is let through, and the connection reset in place of its answer.
     losing_commits: bool,
 }
@@ -40,6 +42,7 @@ pub struct Proxy {
     pub url: String,
     weather: watch::Sender<Weather>,
     came: Arc<AtomicU64>,
+    held: Arc<AtomicU64>,
     _tasks: JoinSet<()>,
 }
 
@@ -51,10 +54,10 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (weather, seen) = watch::channel(Weather::default());
-        let came = Arc::new(AtomicU64::new(0));
+        let (came, held) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, server, seen, Arc::clone(&came)));
-        Self { url: through(url, address), weather, came, _tasks: tasks }
+        tasks.spawn(accept(listener, server, seen, Arc::clone(&came), Arc::clone(&held)));
+        Self { url: through(url, address), weather, came, held, _tasks: tasks }
     }
 
     /// Lets everything through, but for connections that are dead.
@@ -94,6 +97,17 @@ impl Proxy {
         self.weather.send_modify(|weather| weather.delay = delay);
     }
 
+    /// Holds back the answers on the connections from a number on that are there now.
+    pub fn hold_answers_from(&self, number: u64) {
+        let came = self.connections();
+        self.weather.send_modify(|weather| weather.holding = (number, came));
+    }
+
+    /// How many answers have been held back so far.
+    pub fn held(&self) -> u64 {
+        self.held.load(Ordering::SeqCst)
+    }
+
     /// Lets commits through, but not their answers.
     pub fn lose_commits(&self) {
         self.weather.send_modify(|weather| weather.losing_commits = true);
@@ -113,20 +127,26 @@ fn through(url: &str, address: SocketAddr) -> String {
     format!("{scheme}://{user}{address}/{path}")
 }
 
-async fn accept(listener: TcpListener, server: (String, u16), seen: watch::Receiver<Weather>, came: Arc<AtomicU64>) {
+async fn accept(
+    listener: TcpListener,
+    server: (String, u16),
+    seen: watch::Receiver<Weather>,
+    came: Arc<AtomicU64>,
+    held: Arc<AtomicU64>,
+) {
     let mut connections = JoinSet::new();
     loop {
         let (client, _) = listener.accept().await.expect("a connection");
         // Whoever drops it resets it.
         client.set_zero_linger().expect("an option of every connection");
         let number = came.fetch_add(1, Ordering::SeqCst);
-        let (server, seen) = (server.clone(), seen.clone());
+        let (server, seen, held) = (server.clone(), seen.clone(), Arc::clone(&held));
         while connections.try_join_next().is_some() {}
         connections.spawn(async move {
             let mut fate = seen.clone();
             tokio::select! {
                 // How it ended is the affair of those at its ends.
-                _ = forward(number, client, server, seen) => {}
+                _ = forward(number, client, server, seen, &held) => {}
                 _ = fate.wait_for(|weather| weather.refusing || number < weather.cut_below) => {}
             }
         });
@@ -144,6 +164,7 @@ async fn forward(
     mut client: TcpStream,
     server: (String, u16),
     seen: watch::Receiver<Weather>,
+    held: &AtomicU64,
 ) -> io::Result<()> {
     let (mut there, mut back) = (seen.clone(), seen);
     alive(number, &mut there).await?;
@@ -176,6 +197,11 @@ async fn forward(
         loop {
             let length = from_server.read(&mut buffer).await?;
             alive(number, &mut back).await?;
+            let is_held = |weather: &Weather| (weather.holding.0..weather.holding.1).contains(&number);
+            if is_held(&back.borrow()) {
+                held.fetch_add(1, Ordering::SeqCst);
+            }
+            back.wait_for(|weather| !is_held(weather)).await.map(drop).map_err(io::Error::other)?;
             if is_commit_under_way.load(Ordering::SeqCst) {
                 return Err(io::ErrorKind::ConnectionReset.into());
             }

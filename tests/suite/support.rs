@@ -90,7 +90,8 @@ macro_rules! eventually {
     ($what:expr, $bound:expr, $holds:expr) => {{
         let (start, bound): (std::time::Instant, std::time::Duration) = (std::time::Instant::now(), $bound);
         loop {
-            if $holds {
+            let holds: bool = $holds;
+            if holds {
                 break;
             }
             assert!(start.elapsed() < bound, "{}: not within {bound:?}", $what);
