@@ -47,6 +47,9 @@ const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
 /// The longest request id that is taken over from a caller, in characters.
 const MAX_REQUEST_ID_LENGTH: usize = 128;
 
+/// What stands for the operation in the log when a request is of none.
+const UNKNOWN: &str = "none";
+
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What a listener serves.
@@ -213,7 +216,7 @@ impl Router {
     /// Answers a request.
     pub async fn respond(&self, mut request: Request) -> Response {
         let mut line = Line {
-            operation: "unknown",
+            operation: UNKNOWN,
             request_id: self.request_id(request.headers()),
             trace_id: trace_id(request.headers()),
             started: Instant::now(),
@@ -351,8 +354,9 @@ impl Router {
                 return;
             }
         }
-        // Hooks are asked too often for a line each; what goes well is counted.
-        if response.status().is_success() && Hook::ALL.iter().any(|hook| hook.as_str() == operation) {
+        // Hooks and signs of life are asked too often for a line each; what goes well is counted.
+        let is_frequent = operation == UNKNOWN || Hook::ALL.iter().any(|hook| hook.as_str() == operation);
+        if response.status().is_success() && is_frequent {
             tracing::debug!(operation, status, duration_us, request_id, trace_id, "request");
         } else {
             tracing::info!(operation, status, duration_us, request_id, trace_id, "request");
