@@ -29,9 +29,9 @@ pub type Value = Arc<Facts>;
 /// Who waits for a load: it gets the facts, or the error of the one query that several may have waited for.
 pub type Waiter = oneshot::Sender<Result<Value, Arc<store::Error>>>;
 
-/// How many counters all subjects share. A write makes the facts of one in so many subjects be asked again, so more
-/// are better for hits; these take 32 KiB.
-pub const STRIPES: usize = 4096;
+/// How many counters all subjects share. A write makes the facts of all subjects of its counter be asked again, and
+/// unusable while the database cannot be asked: more counters are better for both, and these take 2 MiB.
+pub const STRIPES: usize = 1 << 18;
 
 /// How many subjects have to wait for each query under way before another one is begun beside it.
 pub const CROWD: usize = 32;
