@@ -19,6 +19,9 @@ use tokio::{
     task::JoinSet,
 };
 
+/// How the question for facts can be told from others.
+const FACTS: &[u8] = b"unnest(";
+
 /// What the proxy does. Connections are numbered in the order in which they came.
 #[derive(Debug, Clone, Copy, Default)]
 struct Weather {
@@ -30,8 +33,8 @@ struct Weather {
     cut_below: u64,
     /// Connections below this number get nothing through any more, and are not told.
     dead_below: u64,
-    /// Answers on connections from one number to before another one are held back.
-    holding: (u64, u64),
+    /// Whether answers are held back on connections that hooks have asked for facts on.
+    holding_facts: bool,
     /// Whether a commit is let through, and the connection reset in place of its answer.
     losing_commits: bool,
 }
@@ -97,10 +100,9 @@ impl Proxy {
         self.weather.send_modify(|weather| weather.delay = delay);
     }
 
-    /// Holds back the answers on the connections from a number on that are there now.
-    pub fn hold_answers_from(&self, number: u64) {
-        let came = self.connections();
-        self.weather.send_modify(|weather| weather.holding = (number, came));
+    /// Holds back the answers to hooks that ask for facts.
+    pub fn hold_facts(&self) {
+        self.weather.send_modify(|weather| weather.holding_facts = true);
     }
 
     /// How many answers have been held back so far.
@@ -173,7 +175,7 @@ async fn forward(
     server.set_nodelay(true)?;
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
-    let is_commit_under_way = AtomicBool::new(false);
+    let (is_commit_under_way, asks_for_facts) = (AtomicBool::new(false), AtomicBool::new(false));
     let requests = async {
         let mut buffer = vec![0; 16 * 1024];
         loop {
@@ -189,6 +191,10 @@ async fn forward(
             if there.borrow().losing_commits && part.windows(6).any(|word| word == b"COMMIT") {
                 is_commit_under_way.store(true, Ordering::SeqCst);
             }
+            // Named in full once a connection, and by a name that it was given there from then on.
+            if part.windows(FACTS.len()).any(|word| word == FACTS) {
+                asks_for_facts.store(true, Ordering::SeqCst);
+            }
             to_server.write_all(part).await?;
         }
     };
@@ -197,11 +203,12 @@ async fn forward(
         loop {
             let length = from_server.read(&mut buffer).await?;
             alive(number, &mut back).await?;
-            let is_held = |weather: &Weather| (weather.holding.0..weather.holding.1).contains(&number);
-            if is_held(&back.borrow()) {
-                held.fetch_add(1, Ordering::SeqCst);
+            if asks_for_facts.load(Ordering::SeqCst) {
+                if back.borrow().holding_facts {
+                    held.fetch_add(1, Ordering::SeqCst);
+                }
+                back.wait_for(|weather| !weather.holding_facts).await.map(drop).map_err(io::Error::other)?;
             }
-            back.wait_for(|weather| !is_held(weather)).await.map(drop).map_err(io::Error::other)?;
             if is_commit_under_way.load(Ordering::SeqCst) {
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
