@@ -45,8 +45,8 @@ impl Service {
                 store::Error::Duplicate(_) => Error::ScopeExists,
                 error => error.into(),
             })?;
-            store::change::insert(&transaction, change(&origin, now, "create", &scope.name)).await?;
-            service.commit(transaction, Touched::Catalogue).await?;
+            let seq = store::change::insert(&transaction, change(&origin, now, "create", &scope.name)).await?;
+            service.commit(transaction, seq, Touched::Catalogue).await?;
             Ok(scope)
         })
         .await
@@ -94,8 +94,8 @@ impl Service {
                 return Ok(new);
             }
             store::catalogue::update(&transaction, &new).await?;
-            store::change::insert(&transaction, change(&origin, now, "patch", &name)).await?;
-            service.commit(transaction, Touched::Catalogue).await?;
+            let seq = store::change::insert(&transaction, change(&origin, now, "patch", &name)).await?;
+            service.commit(transaction, seq, Touched::Catalogue).await?;
             Ok(new)
         })
         .await
@@ -118,8 +118,8 @@ impl Service {
                 store::Error::Reference(_) => Error::ScopeInUse,
                 error => error.into(),
             })?;
-            store::change::insert(&transaction, change(&origin, now, "delete", &name)).await?;
-            service.commit(transaction, Touched::Catalogue).await
+            let seq = store::change::insert(&transaction, change(&origin, now, "delete", &name)).await?;
+            service.commit(transaction, seq, Touched::Catalogue).await
         })
         .await
     }

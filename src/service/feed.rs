@@ -9,7 +9,8 @@
 //! On SQLite a single process is meant to write. A second one that does is noticed by the version of the file.
 
 use std::{
-    sync::Arc,
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -30,7 +31,7 @@ use super::{
 };
 use crate::store::{
     self,
-    change::{Horizon, Look},
+    change::{Horizon, Look, News},
     lane::Connection,
 };
 
@@ -79,6 +80,8 @@ pub struct Feed {
     wake: Notify,
     /// Something was committed here that others should be told of.
     tell: Notify,
+    /// Changes made here that the feed has not shown yet: the cache is told of them by those who make them.
+    own: Mutex<HashSet<i64>>,
 }
 
 impl Feed {
@@ -90,7 +93,33 @@ impl Feed {
         clock: Arc<dyn Clock>,
         replica: Uuid,
     ) -> Arc<Self> {
-        Arc::new(Self { ground, facts, catalogue, clock, replica, wake: Notify::new(), tell: Notify::new() })
+        Arc::new(Self {
+            ground,
+            facts,
+            catalogue,
+            clock,
+            replica,
+            wake: Notify::new(),
+            tell: Notify::new(),
+            own: Mutex::default(),
+        })
+    }
+
+    /// Tells that a change is about to be committed by somebody who tells the cache of it, so that it need not be told
+    /// again when the feed shows it.
+    pub fn making(&self, seq: i64) {
+        if self.ground.database.postgres().is_some() {
+            self.own().insert(seq);
+        }
+    }
+
+    /// Tells that nobody knows whether a change was committed: when the feed shows it, it is news.
+    pub fn unsure_of(&self, seq: i64) {
+        self.own().remove(&seq);
+    }
+
+    fn own(&self) -> MutexGuard<'_, HashSet<i64>> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells other replicas, soon, that something was committed. Several commits may be told of at once.
@@ -131,6 +160,8 @@ impl Feed {
         };
         let started = tokio::time::timeout(POLL_TIMEOUT, store::change::start(&mut connection)).await;
         let horizon = started.unwrap_or_else(|_| Err(store::Error::unavailable("no answer came in time")))?;
+        // What was committed before the horizon will not be shown; what will be is at worst told twice.
+        self.own().clear();
         Ok(Reader { connection, horizon })
     }
 
@@ -199,15 +230,17 @@ impl Feed {
             self.reload_catalogue();
             return horizon;
         };
-        for change in &news {
-            match &change.subject {
-                Some(subject) => self.facts.changed(subject),
-                None => self.catalogue.changed(),
+        for News { seq, subject, at } in news {
+            self.ground.metrics.observe_visibility((self.clock.now() - at).to_std().unwrap_or_default());
+            if self.own().remove(&seq) {
+                continue;
             }
-            self.ground.metrics.observe_visibility((self.clock.now() - change.at).to_std().unwrap_or_default());
-        }
-        if news.iter().any(|change| change.subject.is_none()) {
-            self.reload_catalogue();
+            if let Some(subject) = subject {
+                self.facts.changed(&subject);
+            } else {
+                self.catalogue.changed();
+                self.reload_catalogue();
+            }
         }
         horizon
     }

@@ -98,6 +98,7 @@ impl Expected {
 }
 
 /// What a committed write made stale in the cache.
+#[derive(Clone)]
 enum Touched {
     Subject(Subject),
     Catalogue,
@@ -201,20 +202,25 @@ impl Service {
     /// Commits a write, then makes sure that no request which starts after the answer sees facts from before it.
     ///
     /// The cache is told whatever the commit came to: an error may hide that it was done.
-    async fn commit(self: &Arc<Self>, transaction: DatabaseTransaction, touched: Touched) -> Result<()> {
-        let mut commit = tokio::spawn(store::database::commit(transaction));
-        let Ok(committed) = tokio::time::timeout(COMMIT_TIMEOUT, &mut commit).await else {
-            self.tell(&touched).await;
-            let service = Arc::clone(self);
-            tokio::spawn(async move {
-                // It may still be done, and what was read until then be kept as if it were newer.
-                let _ = commit.await;
-                service.tell(&touched).await;
-            });
-            return Err(Error::TimedOut);
-        };
+    async fn commit(self: &Arc<Self>, transaction: DatabaseTransaction, seq: i64, touched: Touched) -> Result<()> {
+        self.feed.making(seq);
+        let (service, to_tell) = (Arc::clone(self), touched.clone());
+        // A task of its own: past the deadline the commit may still be done, and what was read until then would be kept
+        // as if it were newer. It tells the cache when it ends, whoever still waits.
+        let committing = tokio::spawn(async move {
+            let committed = store::database::commit(transaction).await;
+            if committed.is_err() {
+                service.feed.unsure_of(seq);
+            }
+            service.tell(&to_tell).await;
+            committed
+        });
+        if let Ok(Ok(committed)) = tokio::time::timeout(COMMIT_TIMEOUT, committing).await {
+            return Ok(committed?);
+        }
+        self.feed.unsure_of(seq);
         self.tell(&touched).await;
-        Ok(committed.map_err(Error::Aborted)??)
+        Err(Error::TimedOut)
     }
 
     async fn tell(&self, touched: &Touched) {

@@ -69,8 +69,8 @@ impl Service {
                 drop(transaction);
                 return Err(service.unknown_scopes(error, subscription.scopes.as_slice()).await);
             }
-            store::change::insert(&transaction, change(&origin, now, "create", &subscription)).await?;
-            service.commit(transaction, Touched::Subject(subscription.subject.clone())).await?;
+            let seq = store::change::insert(&transaction, change(&origin, now, "create", &subscription)).await?;
+            service.commit(transaction, seq, Touched::Subject(subscription.subject.clone())).await?;
             Ok(Shown { subscription, now })
         })
         .await
@@ -141,8 +141,8 @@ impl Service {
                 drop(transaction);
                 return Err(service.unknown_scopes(error, new.scopes.as_slice()).await);
             }
-            store::change::insert(&transaction, change(&origin, now, "patch", &new)).await?;
-            service.commit(transaction, Touched::Subject(new.subject.clone())).await?;
+            let seq = store::change::insert(&transaction, change(&origin, now, "patch", &new)).await?;
+            service.commit(transaction, seq, Touched::Subject(new.subject.clone())).await?;
             Ok(Shown { subscription: new, now })
         })
         .await
@@ -162,8 +162,8 @@ impl Service {
             expected.check(old.version)?;
             let new = old.clone().cancel(now)?;
             store::subscription::update(&transaction, &old, &new).await?;
-            store::change::insert(&transaction, change(&origin, now, "cancel", &new)).await?;
-            service.commit(transaction, Touched::Subject(new.subject.clone())).await?;
+            let seq = store::change::insert(&transaction, change(&origin, now, "cancel", &new)).await?;
+            service.commit(transaction, seq, Touched::Subject(new.subject.clone())).await?;
             Ok(Shown { subscription: new, now })
         })
         .await
@@ -182,8 +182,8 @@ impl Service {
             let subscription = store::subscription::lock(&transaction, id).await?.ok_or(Error::NotFound)?;
             expected.check(subscription.version)?;
             store::subscription::delete(&transaction, id, subscription.version, now).await?;
-            store::change::insert(&transaction, change(&origin, now, "delete", &subscription)).await?;
-            service.commit(transaction, Touched::Subject(subscription.subject.clone())).await
+            let seq = store::change::insert(&transaction, change(&origin, now, "delete", &subscription)).await?;
+            service.commit(transaction, seq, Touched::Subject(subscription.subject.clone())).await
         })
         .await
     }

@@ -21,10 +21,11 @@ const MAX_NEWS: i64 = 10_000;
 // each once, in whatever order they were committed, and none waits for another transaction to end. The comparison
 // with the oldest transaction that the last snapshot did not know the end of is there for the index.
 const NEWS: &str = "
-SELECT pg_current_snapshot()::text, clock_timestamp(), change.noun, change.subject_type, change.subject_id, change.at
+SELECT pg_current_snapshot()::text, clock_timestamp(), change.seq, change.noun, change.subject_type, change.subject_id,
+    change.at
 FROM (SELECT 1) AS always
 LEFT JOIN (
-    SELECT noun, subject_type, subject_id, at FROM change
+    SELECT seq, noun, subject_type, subject_id, at FROM change
     WHERE xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(xid, $1::text::pg_snapshot)
     LIMIT $2
 ) AS change ON true";
@@ -71,12 +72,12 @@ pub struct Change<'a> {
     pub noun: Noun<'a>,
 }
 
-/// Records a change.
+/// Records a change, and gives back its place in the table.
 ///
 /// # Errors
 ///
 /// [`super::Error::Unavailable`] when the database cannot be asked.
-pub async fn insert(transaction: &DatabaseTransaction, change: Change<'_>) -> Result<()> {
+pub async fn insert(transaction: &DatabaseTransaction, change: Change<'_>) -> Result<i64> {
     let Change { at, actor, request_id, action, noun } = change;
     let (noun, scope, subscription_id, subject) = match noun {
         Noun::Catalogue { scope } => ("catalogue", Some(scope), None, None),
@@ -94,8 +95,7 @@ pub async fn insert(transaction: &DatabaseTransaction, change: Change<'_>) -> Re
         subject_type: Set(subject.map(|subject| subject.kind.as_str().to_owned())),
         subject_id: Set(subject.map(|subject| subject.id.as_str().to_owned())),
     };
-    Entity::insert(row).exec_without_returning(transaction).await?;
-    Ok(())
+    Ok(Entity::insert(row).exec(transaction).await?.last_insert_id)
 }
 
 /// Up to where a reader of the feed has read: a snapshot of Postgres.
@@ -108,6 +108,8 @@ pub struct Horizon(String);
 /// A change that was made, as far as a cache needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct News {
+    /// Its place in the table.
+    pub seq: i64,
     /// Whose subscription was changed; none when it was the catalogue.
     pub subject: Option<Subject>,
     /// When it was made, by the clock of the replica that made it.
@@ -142,25 +144,26 @@ pub async fn start(connection: &mut PgConnection) -> Result<Horizon> {
 ///
 /// [`Error::Unavailable`] when the database cannot be asked.
 pub async fn look(connection: &mut PgConnection, since: &Horizon) -> Result<Look> {
-    type Row = (String, DateTime<Utc>, Option<String>, Option<String>, Option<String>, Option<DateTime<Utc>>);
+    type Row =
+        (String, DateTime<Utc>, Option<i64>, Option<String>, Option<String>, Option<String>, Option<DateTime<Utc>>);
     let query = sqlx::query_as(NEWS).bind(&since.0).bind(MAX_NEWS + 1);
     let rows: Vec<Row> = query.fetch_all(connection).await?;
     let (snapshot, database_now, ..) = rows.first().ok_or_else(|| Error::corrupt("snapshot"))?.clone();
     let is_named = rows.len() <= usize::try_from(MAX_NEWS).unwrap_or(usize::MAX);
     // The one row of a look without changes has none of a change's columns.
     let changes = rows.into_iter().filter(|row| row.2.is_some());
-    let named = || changes.map(|(_, _, noun, kind, id, at)| news(&noun?, kind, id, at)).collect();
+    let named = || changes.map(|(_, _, seq, noun, kind, id, at)| news(seq?, &noun?, kind, id, at?)).collect();
     // What is not understood, a newer version's changes perhaps, counts as a change of everything.
     Ok(Look { horizon: Horizon(snapshot), news: if is_named { named() } else { None }, database_now })
 }
 
-fn news(noun: &str, kind: Option<String>, id: Option<String>, at: Option<DateTime<Utc>>) -> Option<News> {
+fn news(seq: i64, noun: &str, kind: Option<String>, id: Option<String>, at: DateTime<Utc>) -> Option<News> {
     let subject = match noun {
         "catalogue" => None,
         "subscription" => Some(Subject { kind: SubjectType::parse(&kind?)?, id: SubjectId::parse(&id?).ok()? }),
         _ => return None,
     };
-    Some(News { subject, at: at? })
+    Some(News { seq, subject, at })
 }
 
 /// Which version of the file the writer's connection sees: it changes when another process writes to it.

@@ -1,6 +1,10 @@
 //! The connections to one database, SQLite or Postgres.
 
-use std::{str::FromStr as _, sync::Arc, time::Duration};
+use std::{
+    str::FromStr as _,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sea_orm::{
     AccessMode, DatabaseConnection, DatabaseTransaction, DbBackend, IsolationLevel, SqliteTransactionMode,
@@ -28,6 +32,8 @@ const API_CONNECTIONS: u32 = 8;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long SQLite waits for another process that writes to the same file.
 const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(3);
+/// The pause between two tries to open a file that others are creating.
+const SQLITE_RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// How long a pooled connection may take to show that it is alive.
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
 /// A pooled connection that was used this shortly ago is taken to be alive.
@@ -105,11 +111,18 @@ impl Database {
             options.test_before_acquire(false).idle_timeout(None).max_lifetime(None)
         };
         // The writer comes first: it creates the file and switches it to WAL.
-        let writers = pool(1)
-            .after_release(|connection, _| Box::pin(is_reusable(connection)))
-            .connect_with(options.clone())
-            .await
-            .map_err(open_error)?;
+        let started = Instant::now();
+        let writers = loop {
+            let writer = pool(1).after_release(|connection, _| Box::pin(is_reusable(connection)));
+            match writer.connect_with(options.clone()).await.map_err(open_error) {
+                // Several processes that create a file at once: SQLite does not wait for the one that switches it to
+                // WAL, as it does for other locks.
+                Err(ConnectError::Open(Error::Unavailable(_))) if started.elapsed() < SQLITE_BUSY_TIMEOUT => {
+                    tokio::time::sleep(SQLITE_RETRY_PAUSE).await;
+                }
+                opened => break opened?,
+            }
+        };
         let reading = options.pragma("query_only", "on");
         let readers = pool(API_CONNECTIONS).connect_with(reading.clone()).await.map_err(open_error)?;
         let lanes = |size| Arc::new(Lanes::new(Opening::Sqlite(Box::new(reading.clone())), size));

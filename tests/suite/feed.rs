@@ -164,6 +164,17 @@ only_on! { Postgres:
         eventually!("the first", BOUND, !holds(&replica, "u").await);
     }
 
+    async fn what_a_replica_wrote_itself_is_not_asked_again_when_the_feed_shows_it(database) {
+        let app = database.app().await;
+        app.register("email").await;
+        give(&app, "u").await;
+        assert!(holds(&app, "u").await);
+        let misses = count(&app, MISSES).await;
+        eventually!("the feed has shown both", PATIENCE, count(&app, CHANGES).await == 2);
+        assert!(holds(&app, "u").await);
+        assert_eq!(count(&app, MISSES).await, misses);
+    }
+
     async fn more_changes_than_are_worth_naming_make_everything_be_asked_again(database) {
         let (_writer, replica, hand, _) = two_replicas(&database, unwoken()).await;
         let removed = async || replica.removed(Some("u"), "c", &["phone"]).await;
