@@ -62,7 +62,7 @@ impl Row {
 fn rows() -> Vec<Row> {
     let killed = "no acknowledged write lost, none half written; ready again in under 2 s";
     let migrated = "all of the tables or none; the next start completes; of five at once one makes the tables";
-    let flips = "no read that starts after the answer of a write shows what was before it";
+    let flips = "no read that starts after the answer of a write shows what was before it, in 500,000 flips, or as many as 5 minutes allow";
     let seen = "seen by the other replicas within 5 s, usually within 1 s";
     let windows = "no wrong answer one microsecond before, at and after each boundary";
     let newer = "starts, serves and writes; the one that runs goes on";

@@ -43,6 +43,8 @@ async fn prepare(caller: &Caller, sql: &Sql) -> anyhow::Result<()> {
     caller.register(SCOPE).await?;
     sql.seed("cached-", u32::try_from(CACHED)?).await?;
     sql.seed("cold-", COLD).await?;
+    // The feed tells of the scope once more, to its own replica, too: from then on the catalogue is known for good.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
     for number in 0..CACHED {
         let (user, expected) = cached(number);
         anyhow::ensure!(caller.ask(&user).await?.kept() == Some(expected), "{user} is not right to begin with");
