@@ -388,8 +388,11 @@ on_sqlite! {
         under_way.push(Wire::with(app.address, most_of_a_hook_request()).await);
         becomes!(503, list().await);
         ask_hook(app.address).await.expect("an answer").expect(200);
-        under_way.push(Wire::with(app.address, most_of_a_hook_request()).await);
-        becomes!(503, ask_hook(app.address).await);
+        becomes!(503, {
+            // One that comes while the answer before it is still leaving is turned away itself, so there are more.
+            under_way.push(Wire::with(app.address, most_of_a_hook_request()).await);
+            ask_hook(app.address).await
+        });
         let refused = app.send("POST", ACCESS_TOKEN, &[("authorization", "Basic wrong")], "x").await;
         refused.expect_problem(503, "overloaded");
         assert_eq!(refused.header("retry-after"), Some("1"));
@@ -399,7 +402,7 @@ on_sqlite! {
         // One ends as it should, the others hang up.
         under_way[0].send("}").await;
         under_way[0].answer().await.expect(200);
-        ask_hook(app.address).await.expect("an answer").expect(200);
+        becomes!(200, ask_hook(app.address).await);
         drop(under_way);
         becomes!(200, list().await);
     }
