@@ -212,6 +212,7 @@ async fn connection(
     _slot: OwnedSemaphorePermit,
 ) {
     let activity = Activity::new();
+    let is_late = *stage.borrow() > Stage::Open;
     let local = LocalAddr(Addr::SocketAddr(shared.local.unwrap_or(remote)));
     let respond = service_fn(|request: hyper::Request<Incoming>| {
         let exchange = activity.begin();
@@ -235,7 +236,9 @@ async fn connection(
         _ = connection.as_mut() => return,
         () = reached(&mut stage, Stage::Leaving) => {}
     }
-    if activity.is_http2() {
+    // Who connects this late does so for a request that is on its way, and a client that is asked to go before it has
+    // sent one gives it up.
+    if activity.is_http2() && !is_late {
         connection.as_mut().graceful_shutdown();
     }
     tokio::select! {

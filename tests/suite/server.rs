@@ -489,7 +489,7 @@ on_sqlite! {
 
     async fn the_end_lets_requests_under_way_end_and_asks_everybody_to_move_on(database) {
         let mut options = Options::default();
-        options.limits.drain_delay = ms(700);
+        options.limits.drain_delay = ms(3000);
         let mut app = database.app_with(options).await;
         let address = app.address;
         let mut under_way = Wire::with(address, most_of_a_hook_request()).await;
@@ -510,7 +510,7 @@ on_sqlite! {
         let answer = used.answer().await;
         answer.expect(200);
         assert_eq!(answer.header("connection"), Some("close"));
-        assert!(used.ends_within(ms(100)).await);
+        assert!(used.ends_within(ms(1000)).await);
         let mut new = Wire::with(address, hook_request()).await;
         let answer = new.answer().await;
         answer.expect(200);
@@ -518,14 +518,14 @@ on_sqlite! {
         let answer = ask_http2(&http2_client(), address, HOOK_BODY.to_owned()).await.expect("an answer");
         answer.expect(200);
         assert_eq!(answer.header("connection"), None);
-        assert!(begun.elapsed() < ms(600), "the machine is too slow for this test");
+        assert!(begun.elapsed() < ms(2800), "the machine is too slow for this test");
         assert!(!idle.ends_within(ms(1)).await, "a request may be on its way");
         let goaway = http2.unread.len();
         assert!(!http2.ends_within(ms(1)).await && http2.unread.len() > goaway, "it was asked to go");
         let mut just_connected = Wire::open(address).await;
 
-        assert!(idle.ends_within(ms(1000)).await);
-        assert!(begun.elapsed() > ms(650), "{:?}", begun.elapsed());
+        assert!(idle.ends_within(ms(6000)).await);
+        assert!(begun.elapsed() > ms(2950), "{:?}", begun.elapsed());
         TcpStream::connect(address).await.expect_err("the listener is closed");
         just_connected.send(hook_request()).await;
         let answer = just_connected.answer().await;
@@ -537,10 +537,10 @@ on_sqlite! {
         let answer = under_way.answer().await;
         answer.expect(200);
         assert_eq!(answer.header("connection"), Some("close"));
-        assert!(under_way.ends_within(ms(500)).await);
+        assert!(under_way.ends_within(ms(2000)).await);
         drop((used, idle, http2, just_connected, new));
         let took = stopping.await.expect("stopped");
-        assert!(took < ms(3000), "{took:?}");
+        assert!(took < ms(9000), "{took:?}");
     }
 
     async fn nobody_can_hold_up_the_end_past_its_deadline(database) {
