@@ -12,4 +12,5 @@ pub mod scope;
 pub mod subject;
 pub mod subscription;
 pub mod time;
+pub mod token;
 pub mod window;

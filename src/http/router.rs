@@ -275,7 +275,7 @@ impl Router {
         let body = read_body(request.take_body(), length, operation.body_limit).await?;
         request.set_body(body);
         let request_id = line.request_id.to_str().unwrap_or_default().to_owned();
-        request.set_data(Origin { actor: actor.to_owned(), request_id });
+        request.set_data(Origin { actor, request_id });
         request.set_data(Arc::clone(&self.app));
         let request = std::mem::take(request);
         Ok(operation.endpoint.get_response(request).await)

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
-use tollgate::http::{auth, contract::Contract};
+use tollgate::{
+    domain::token::Role,
+    http::{auth, contract::Contract},
+};
 
 use crate::{
     described::{Document, Operation, elements, faults, has_null, members, parse_strictly},
@@ -107,11 +110,12 @@ fn the_authorization_table_lists_every_operation_and_no_other() {
     assert_eq!(described, listed);
     assert_eq!(listed.len(), auth::AUTHORIZATION.len(), "no operation has two rows");
     for document in Document::all() {
-        for Operation { id, method, .. } in document.operations() {
+        for Operation { id, method, path, .. } in document.operations() {
             let expected = match (document.contract, method.as_str()) {
                 (Contract::Hooks, _) => auth::Access::Hook,
-                (Contract::Management, "GET") => auth::Access::Reader,
-                (Contract::Management, _) => auth::Access::Writer,
+                (Contract::Management, "GET") => auth::Access::Api(Role::Reader),
+                (Contract::Management, _) if path.starts_with("/v1/scopes") => auth::Access::Api(Role::Admin),
+                (Contract::Management, _) => auth::Access::Api(Role::Writer),
             };
             assert_eq!(auth::access(&id), Some(expected), "{id}");
         }

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use super::problem::Problem;
-use crate::service::Origin;
+use crate::{domain::token::Role, service::Origin};
 
 /// The longest bearer token that is looked at, in bytes.
 const MAX_BEARER_BYTES: usize = 8 * 1024;
@@ -25,28 +25,26 @@ const MAX_BEARER_BYTES: usize = 8 * 1024;
 pub enum Access {
     /// Access itself: the credentials of the hooks.
     Hook,
-    /// A credential of the management API that may read.
-    Reader,
-    /// A credential of the management API that may write.
-    Writer,
+    /// A credential of the management API with at least this role.
+    Api(Role),
 }
 
 /// The authorization table: what each operation asks of its caller. One that is not listed is refused to everybody.
 pub const AUTHORIZATION: [(&str, Access); 14] = [
     ("customize-access-token", Access::Hook),
     ("customize-token", Access::Hook),
-    ("create-scope", Access::Writer),
-    ("list-scopes", Access::Reader),
-    ("get-scope", Access::Reader),
-    ("patch-scope", Access::Writer),
-    ("delete-scope", Access::Writer),
-    ("create-subscription", Access::Writer),
-    ("list-subscriptions", Access::Reader),
-    ("get-subscription", Access::Reader),
-    ("patch-subscription", Access::Writer),
-    ("delete-subscription", Access::Writer),
-    ("cancel-subscription", Access::Writer),
-    ("get-entitlements", Access::Reader),
+    ("create-scope", Access::Api(Role::Admin)),
+    ("list-scopes", Access::Api(Role::Reader)),
+    ("get-scope", Access::Api(Role::Reader)),
+    ("patch-scope", Access::Api(Role::Admin)),
+    ("delete-scope", Access::Api(Role::Admin)),
+    ("create-subscription", Access::Api(Role::Writer)),
+    ("list-subscriptions", Access::Api(Role::Reader)),
+    ("get-subscription", Access::Api(Role::Reader)),
+    ("patch-subscription", Access::Api(Role::Writer)),
+    ("delete-subscription", Access::Api(Role::Writer)),
+    ("cancel-subscription", Access::Api(Role::Writer)),
+    ("get-entitlements", Access::Api(Role::Reader)),
 ];
 
 /// What an operation asks of its caller; none when the table does not list it.
@@ -129,8 +127,8 @@ impl ManagementAuth {
         Self { bootstrap: Some(SecretDigest::of(token.as_bytes())) }
     }
 
-    /// Checks the credentials of a request, and gives the name of the one that was accepted.
-    fn check(&self, headers: &HeaderMap) -> std::result::Result<&'static str, Problem> {
+    /// Checks the credentials of a request, and tells whose they are.
+    fn check(&self, headers: &HeaderMap) -> std::result::Result<Caller, Problem> {
         let (token, challenge) = match authorization(headers) {
             Authorization::Scheme("bearer", token) => {
                 (Some(token), r#"Bearer realm="tollgate", error="invalid_token""#)
@@ -141,30 +139,45 @@ impl ManagementAuth {
             (Some(token), Some(bootstrap))
                 if token.len() <= MAX_BEARER_BYTES && bootstrap.matches(token.as_bytes()) =>
             {
-                Ok(Self::BOOTSTRAP)
+                Ok(Caller { name: Self::BOOTSTRAP.to_owned(), role: Role::Admin })
             }
             _ => Err(unauthorized(HeaderValue::from_static(challenge))),
         }
     }
 }
 
+/// Whose credentials were accepted by the management API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The name under which changes are recorded.
+    pub name: String,
+    /// What the caller may do.
+    pub role: Role,
+}
+
 /// Checks that a request may call an operation, and gives the name of the credential that lets it.
 ///
 /// # Errors
 ///
-/// 401 with a challenge; 403 when no credential is enough.
+/// 401 with a challenge; 403 when the credential is not enough, or none is.
 pub fn authorize(
     access: Option<Access>,
     hooks: &HookAuth,
     management: &ManagementAuth,
     headers: &HeaderMap,
-) -> std::result::Result<&'static str, Problem> {
+) -> std::result::Result<String, Problem> {
     match access {
-        Some(Access::Hook) => hooks.check(headers).map(|()| "access"),
-        // The one credential that there is may do both.
-        Some(Access::Reader | Access::Writer) => management.check(headers),
-        None => Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", "No credential allows this.")),
+        Some(Access::Hook) => hooks.check(headers).map(|()| "access".to_owned()),
+        Some(Access::Api(needed)) => match management.check(headers)? {
+            Caller { name, role } if role >= needed => Ok(name),
+            _ => Err(forbidden(format!("This needs the role `{}`.", needed.as_str()))),
+        },
+        None => Err(forbidden("No credential allows this.".to_owned())),
     }
+}
+
+fn forbidden(detail: String) -> Problem {
+    Problem::new(StatusCode::FORBIDDEN, "forbidden", detail)
 }
 
 /// The header `Authorization`.
