@@ -1,12 +1,27 @@
 //! Every setting, one documented field each; the only reader of the environment.
 
-use std::{fmt, fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fmt, fs,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 
 use crate::{
-    domain::decision::{OnUnknown, Unmanaged},
-    http::contract::Contract,
+    domain::{
+        decision::{OnUnknown, Unmanaged},
+        token::Role,
+    },
+    http::{
+        auth::{
+            issuer::{Address, AddressError, Source},
+            jwt,
+        },
+        contract::Contract,
+    },
     service::Policy,
 };
 
@@ -26,6 +41,9 @@ by the variable with _FILE appended, whose content is taken without the line bre
   TOLLGATE_DATABASE_URL    sqlite://FILE?mode=rwc or postgres://... [default: sqlite://tollgate.db?mode=rwc]
   TOLLGATE_HOOK_USERNAME   the user name that Access is configured with (Basic authentication)
   TOLLGATE_HOOK_PASSWORD   the password that Access is configured with (Basic authentication)
+  TOLLGATE_HOOK_NEXT_USERNAME, TOLLGATE_HOOK_NEXT_PASSWORD
+                           a second pair that is taken as well, while the first is exchanged for it; the user name may
+                           be left out when it stays
   TOLLGATE_ADMIN_TOKEN     the bearer token of the bootstrap administrator; without it the API answers 401
 
 Durations are an integer and `ms`, `s`, `m` or `h`.";
@@ -83,7 +101,17 @@ enum OnUnknownArg {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum HookAuthArg {
     Basic,
+    Jwt,
     None,
+}
+
+/// Where the keys of Access are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum HookJwtKeysArg {
+    /// At /v1/keys below the issuer
+    Path,
+    /// Where /.well-known/openid-configuration below the issuer says
+    Discovery,
 }
 
 /// How log lines look.
@@ -127,6 +155,50 @@ struct ServeArgs {
     /// Let `none` stand in the list above even though the hooks can be reached from other machines
     #[arg(long, env = "TOLLGATE_ALLOW_OPEN_HOOKS", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", default_value_t = false)]
     allow_open_hooks: bool,
+    /// Who signs the tokens of Access, as `iss` in them says: a comma list. Tokens of others are refused
+    #[arg(long, env = "TOLLGATE_HOOK_JWT_ISSUERS", value_delimiter = ',')]
+    hook_jwt_issuers: Vec<String>,
+    /// Whom the tokens of Access must be for (`aud`): the base URI of the web hook, exactly as Access is configured
+    /// with it; a comma list when there are several
+    #[arg(long, env = "TOLLGATE_HOOK_JWT_AUDIENCE", value_delimiter = ',')]
+    hook_jwt_audience: Vec<String>,
+    /// Where the keys of Access are found, below the issuer
+    #[arg(long, env = "TOLLGATE_HOOK_JWT_KEYS", default_value = "path")]
+    hook_jwt_keys: HookJwtKeysArg,
+    /// Where the keys of Access are, when neither of the above; for one issuer only
+    #[arg(long, env = "TOLLGATE_HOOK_JWT_JWKS_URL")]
+    hook_jwt_jwks_url: Option<String>,
+    /// The client that Access calls its web hooks as (`sub`, and `cid` or `client_id`)
+    #[arg(long, env = "TOLLGATE_HOOK_JWT_CLIENT", default_value = "onewelcomeAccessWebHookClient")]
+    hook_jwt_client: String,
+    /// The scopes that the tokens of Access must have: a comma list. Add `onewelcome_webhook_<name>` to let in one web
+    /// hook alone
+    #[arg(long, env = "TOLLGATE_HOOK_JWT_SCOPES", default_value = "onewelcome_webhooks", value_delimiter = ',')]
+    hook_jwt_scopes: Vec<String>,
+    /// The OpenID provider whose access tokens open the management API, as `iss` in them says
+    #[arg(long, env = "TOLLGATE_API_JWT_ISSUER")]
+    api_jwt_issuer: Option<String>,
+    /// Whom those tokens must be for (`aud`): a comma list
+    #[arg(long, env = "TOLLGATE_API_JWT_AUDIENCE", value_delimiter = ',')]
+    api_jwt_audience: Vec<String>,
+    /// Where the keys of the OpenID provider are, when its description is not to be asked
+    #[arg(long, env = "TOLLGATE_API_JWT_JWKS_URL")]
+    api_jwt_jwks_url: Option<String>,
+    /// The scope that stands for the role `reader`
+    #[arg(long, env = "TOLLGATE_API_JWT_READER_SCOPE", default_value = "tollgate_reader")]
+    api_jwt_reader_scope: String,
+    /// The scope that stands for the role `writer`
+    #[arg(long, env = "TOLLGATE_API_JWT_WRITER_SCOPE", default_value = "tollgate_writer")]
+    api_jwt_writer_scope: String,
+    /// The scope that stands for the role `admin`
+    #[arg(long, env = "TOLLGATE_API_JWT_ADMIN_SCOPE", default_value = "tollgate_admin")]
+    api_jwt_admin_scope: String,
+    /// How far the clock of an issuer of tokens may be off
+    #[arg(long, env = "TOLLGATE_JWT_LEEWAY", default_value = "30s", value_parser = parse_duration)]
+    jwt_leeway: Duration,
+    /// The proxies whose X-Forwarded-For is believed: a comma list of addresses and networks such as 10.0.0.0/8
+    #[arg(long, env = "TOLLGATE_TRUSTED_PROXIES", value_delimiter = ',', value_parser = parse_network)]
+    trusted_proxies: Vec<IpNet>,
     /// What happens to scopes that are not in the catalogue
     #[arg(long, env = "TOLLGATE_UNMANAGED", default_value = "keep")]
     unmanaged: UnmanagedArg,
@@ -189,6 +261,37 @@ impl From<&str> for Secret {
     }
 }
 
+/// Which tokens are believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trust {
+    /// The issuers, and where their keys are.
+    pub issuers: Vec<(String, Source)>,
+    /// Whom the tokens must be for: one of these.
+    pub audiences: Vec<String>,
+    /// How far the clock of an issuer may be off.
+    pub leeway: Duration,
+}
+
+/// The tokens of Access that open the hooks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookJwt {
+    /// Which are believed.
+    pub trust: Trust,
+    /// The client that they must be of.
+    pub client: String,
+    /// The scopes that they must have, all of them.
+    pub scopes: Vec<String>,
+}
+
+/// The tokens of an OpenID provider that open the management API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiJwt {
+    /// Which are believed.
+    pub trust: Trust,
+    /// The scope of each role.
+    pub scopes: [(Role, String); Role::ALL.len()],
+}
+
 /// How to serve.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
@@ -205,8 +308,14 @@ pub struct ServeSettings {
     pub api_listen: Option<SocketAddr>,
     /// Where operators look.
     pub ops_listen: SocketAddr,
-    /// The Basic credentials of the hooks, when they are a way in.
-    pub hook_basic: Option<(Secret, Secret)>,
+    /// The Basic credentials of the hooks, when they are a way in: two while they are exchanged.
+    pub hook_basic: Vec<(Secret, Secret)>,
+    /// The tokens of Access, when they are a way in.
+    pub hook_jwt: Option<HookJwt>,
+    /// The tokens of an OpenID provider, when they open the management API.
+    pub api_jwt: Option<ApiJwt>,
+    /// The proxies whose word on where a request comes from is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// Whether hooks may be called without credentials.
     pub hook_open: bool,
     /// The bearer token of the bootstrap administrator.
@@ -273,8 +382,42 @@ pub enum ConfigError {
     )]
     HookCredentials,
     /// A user name that Basic authentication cannot carry.
-    #[error("TOLLGATE_HOOK_USERNAME holds a colon, which ends a user name in Basic authentication (RFC 7617)")]
-    HookUsername,
+    #[error("{0} holds a colon, which ends a user name in Basic authentication (RFC 7617)")]
+    HookUsername(&'static str),
+    /// A next user name without a password.
+    #[error("TOLLGATE_HOOK_NEXT_USERNAME is set, and TOLLGATE_HOOK_NEXT_PASSWORD is not")]
+    HookNextPassword,
+    /// Tokens are taken, and what they must say is not told.
+    #[error("{needs}, so {missing} must be set")]
+    JwtIncomplete {
+        /// What asks for it.
+        needs: &'static str,
+        /// What is not set.
+        missing: &'static str,
+    },
+    /// Keys cannot come from an address.
+    #[error("{variable}: keys cannot come from `{url}`")]
+    KeyAddress {
+        /// The variable.
+        variable: &'static str,
+        /// The address, or the issuer.
+        url: String,
+        /// Why.
+        #[source]
+        source: AddressError,
+    },
+    /// One address for the keys of several issuers.
+    #[error("TOLLGATE_HOOK_JWT_JWKS_URL is set, and TOLLGATE_HOOK_JWT_ISSUERS lists more than one issuer")]
+    KeysOfSeveral,
+    /// A token would open both doors.
+    #[error(
+        "TOLLGATE_API_JWT_AUDIENCE and TOLLGATE_HOOK_JWT_AUDIENCE both list `{0}`; a token for the hooks must not be \
+        one for the management API"
+    )]
+    SharedAudience(String),
+    /// The bootstrap token would be taken for another kind of token.
+    #[error("TOLLGATE_ADMIN_TOKEN has the form of a signed token (two dots); choose another one")]
+    AdminTokenForm,
     /// Anybody could call the hooks.
     #[error(
         "TOLLGATE_HOOK_AUTH lists `none`, and {0} can be reached from other machines; \
@@ -323,13 +466,22 @@ fn serve(
     let username = or_demo(secret(environment, "TOLLGATE_HOOK_USERNAME")?, DEMO_USERNAME);
     let password = or_demo(secret(environment, "TOLLGATE_HOOK_PASSWORD")?, DEMO_PASSWORD);
     let admin_token = or_demo(secret(environment, "TOLLGATE_ADMIN_TOKEN")?, DEMO_ADMIN_TOKEN);
+    if admin_token.as_ref().is_some_and(|token| jwt::has_form(token.expose())) {
+        return Err(ConfigError::AdminTokenForm);
+    }
     let hook_basic = if args.hook_auth.contains(&HookAuthArg::Basic) {
-        Some(username.zip(password).ok_or(ConfigError::HookCredentials)?)
+        let next_username = secret(environment, "TOLLGATE_HOOK_NEXT_USERNAME")?;
+        let next_password = secret(environment, "TOLLGATE_HOOK_NEXT_PASSWORD")?;
+        hook_basic(username.zip(password), next_username, next_password)?
     } else {
-        None
+        Vec::new()
     };
-    if hook_basic.as_ref().is_some_and(|(username, _)| username.expose().contains(':')) {
-        return Err(ConfigError::HookUsername);
+    let hook_jwt = args.hook_auth.contains(&HookAuthArg::Jwt).then(|| hook_jwt(&args)).transpose()?;
+    let api_jwt = args.api_jwt_issuer.as_ref().map(|issuer| api_jwt(&args, issuer)).transpose()?;
+    if let (Some(hook), Some(api)) = (&hook_jwt, &api_jwt)
+        && let Some(shared) = hook.trust.audiences.iter().find(|audience| api.trust.audiences.contains(audience))
+    {
+        return Err(ConfigError::SharedAudience(shared.clone()));
     }
     let hook_open = args.hook_auth.contains(&HookAuthArg::None);
     if hook_open && !args.listen.ip().is_loopback() && !args.allow_open_hooks {
@@ -343,6 +495,9 @@ fn serve(
         api_listen: args.api_listen,
         ops_listen: args.ops_listen,
         hook_basic,
+        hook_jwt,
+        api_jwt,
+        trusted_proxies: args.trusted_proxies,
         hook_open,
         admin_token,
         policy: Policy {
@@ -367,6 +522,99 @@ fn serve(
         drain_timeout: args.drain_timeout,
         log: args.log,
     })
+}
+
+fn hook_basic(
+    current: Option<(Secret, Secret)>,
+    next_username: Option<Secret>,
+    next_password: Option<Secret>,
+) -> Result<Vec<(Secret, Secret)>, ConfigError> {
+    let current = current.ok_or(ConfigError::HookCredentials)?;
+    let next = match (next_username, next_password) {
+        (None, None) => None,
+        (username, Some(password)) => Some((username.unwrap_or_else(|| current.0.clone()), password)),
+        (Some(_), None) => return Err(ConfigError::HookNextPassword),
+    };
+    let named = [("TOLLGATE_HOOK_USERNAME", Some(&current)), ("TOLLGATE_HOOK_NEXT_USERNAME", next.as_ref())];
+    for (variable, pair) in named {
+        if pair.is_some_and(|(username, _)| username.expose().contains(':')) {
+            return Err(ConfigError::HookUsername(variable));
+        }
+    }
+    Ok(std::iter::once(current).chain(next).collect())
+}
+
+fn hook_jwt(args: &ServeArgs) -> Result<HookJwt, ConfigError> {
+    let needs = "TOLLGATE_HOOK_AUTH lists `jwt`";
+    let issuers = listed(&args.hook_jwt_issuers);
+    if issuers.is_empty() {
+        return Err(ConfigError::JwtIncomplete { needs, missing: "TOLLGATE_HOOK_JWT_ISSUERS" });
+    }
+    let audiences = listed(&args.hook_jwt_audience);
+    if audiences.is_empty() {
+        return Err(ConfigError::JwtIncomplete { needs, missing: "TOLLGATE_HOOK_JWT_AUDIENCE" });
+    }
+    let scopes = listed(&args.hook_jwt_scopes);
+    if scopes.is_empty() {
+        return Err(ConfigError::JwtIncomplete { needs, missing: "TOLLGATE_HOOK_JWT_SCOPES" });
+    }
+    if args.hook_jwt_jwks_url.is_some() && issuers.len() > 1 {
+        return Err(ConfigError::KeysOfSeveral);
+    }
+    let source = |issuer: String| {
+        let source = match (&args.hook_jwt_jwks_url, args.hook_jwt_keys) {
+            (Some(url), _) => Source::At(key_address("TOLLGATE_HOOK_JWT_JWKS_URL", url, Address::parse)?),
+            (None, HookJwtKeysArg::Path) => {
+                Source::At(key_address("TOLLGATE_HOOK_JWT_ISSUERS", &issuer, Address::of_keys)?)
+            }
+            (None, HookJwtKeysArg::Discovery) => {
+                Source::DescribedAt(key_address("TOLLGATE_HOOK_JWT_ISSUERS", &issuer, Address::of_description)?)
+            }
+        };
+        Ok((issuer, source))
+    };
+    let issuers = issuers.into_iter().map(source).collect::<Result<_, ConfigError>>()?;
+    let trust = Trust { issuers, audiences, leeway: args.jwt_leeway };
+    Ok(HookJwt { trust, client: args.hook_jwt_client.clone(), scopes })
+}
+
+fn api_jwt(args: &ServeArgs, issuer: &str) -> Result<ApiJwt, ConfigError> {
+    let audiences = listed(&args.api_jwt_audience);
+    if audiences.is_empty() {
+        let needs = "TOLLGATE_API_JWT_ISSUER is set";
+        return Err(ConfigError::JwtIncomplete { needs, missing: "TOLLGATE_API_JWT_AUDIENCE" });
+    }
+    let source = match &args.api_jwt_jwks_url {
+        Some(url) => Source::At(key_address("TOLLGATE_API_JWT_JWKS_URL", url, Address::parse)?),
+        None => Source::DescribedAt(key_address("TOLLGATE_API_JWT_ISSUER", issuer, Address::of_description)?),
+    };
+    let trust = Trust { issuers: vec![(issuer.to_owned(), source)], audiences, leeway: args.jwt_leeway };
+    let scopes = [
+        (Role::Reader, args.api_jwt_reader_scope.clone()),
+        (Role::Writer, args.api_jwt_writer_scope.clone()),
+        (Role::Admin, args.api_jwt_admin_scope.clone()),
+    ];
+    Ok(ApiJwt { trust, scopes })
+}
+
+fn key_address(
+    variable: &'static str,
+    url: &str,
+    parse: fn(&str) -> Result<Address, AddressError>,
+) -> Result<Address, ConfigError> {
+    parse(url).map_err(|source| ConfigError::KeyAddress { variable, url: url.to_owned(), source })
+}
+
+/// The items of a comma list, without the blanks around them; an empty one is a comma too many.
+fn listed(items: &[String]) -> Vec<String> {
+    items.iter().map(|item| item.trim()).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+}
+
+/// A network, or a single address.
+fn parse_network(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    let single = || text.parse().ok().map(|address: IpAddr| IpNet::from(address));
+    text.parse().ok().or_else(single).ok_or_else(|| "it is neither an address nor a network such as 10.0.0.0/8".into())
 }
 
 /// A secret from the variable itself, or from the file that its `_FILE` variable names.
@@ -437,9 +685,9 @@ mod tests {
         for environment in [&[][..], &CREDENTIALS[..1], &CREDENTIALS[1..]] {
             assert!(matches!(parse(&[], environment), Err(ConfigError::HookCredentials)), "{environment:?}");
         }
-        assert!(serving(&["--hook-auth", "none"], &[]).hook_basic.is_none());
+        assert!(serving(&["--hook-auth", "none"], &[]).hook_basic.is_empty());
         let both = serving(&["--hook-auth", "basic,none"], &CREDENTIALS);
-        assert!(both.hook_basic.is_some() && both.hook_open);
+        assert!(both.hook_basic.len() == 1 && both.hook_open);
     }
 
     #[test]
@@ -456,7 +704,7 @@ mod tests {
     fn the_demo_brings_credentials_of_its_own_and_variables_win_over_them() {
         let demo = serving(&["serve", "--demo"], &[]);
         assert_eq!(demo.admin_token, Some("demo".into()));
-        assert_eq!(demo.hook_basic, Some(("hook".into(), "hook".into())));
+        assert_eq!(demo.hook_basic, [("hook".into(), "hook".into())]);
         let demo = serving(&["serve", "--demo"], &[("TOLLGATE_ADMIN_TOKEN", "other")]);
         assert_eq!(demo.admin_token, Some("other".into()));
     }
@@ -484,7 +732,85 @@ mod tests {
         let empty = [&CREDENTIALS[..], &[("TOLLGATE_ADMIN_TOKEN", "")]].concat();
         assert!(matches!(parse(&[], &empty), Err(ConfigError::SecretEmpty(_))));
         let colon = [("TOLLGATE_HOOK_USERNAME", "a:b"), ("TOLLGATE_HOOK_PASSWORD", "p")];
-        assert!(matches!(parse(&[], &colon), Err(ConfigError::HookUsername)));
+        assert!(matches!(parse(&[], &colon), Err(ConfigError::HookUsername(_))));
+    }
+
+    #[test]
+    fn two_pairs_of_credentials_may_be_live() {
+        let environment = [&CREDENTIALS[..], &[("TOLLGATE_HOOK_NEXT_PASSWORD", "new")]].concat();
+        let basic = serving(&[], &environment).hook_basic;
+        assert_eq!(basic[1], (basic[0].0.clone(), "new".into()), "the user name stays");
+        let environment = [&environment[..], &[("TOLLGATE_HOOK_NEXT_USERNAME", "other")]].concat();
+        assert_eq!(serving(&[], &environment).hook_basic[1], ("other".into(), "new".into()));
+        let environment = [&CREDENTIALS[..], &[("TOLLGATE_HOOK_NEXT_USERNAME", "other")]].concat();
+        assert!(matches!(parse(&[], &environment), Err(ConfigError::HookNextPassword)));
+        let colon = [("TOLLGATE_HOOK_NEXT_USERNAME", "a:b"), ("TOLLGATE_HOOK_NEXT_PASSWORD", "p")];
+        let refused = parse(&[], &[&CREDENTIALS[..], &colon].concat());
+        assert!(matches!(refused, Err(ConfigError::HookUsername("TOLLGATE_HOOK_NEXT_USERNAME"))));
+    }
+
+    #[test]
+    fn tokens_are_believed_of_issuers_that_are_named() {
+        let jwt = ["--hook-auth", "jwt"];
+        let refused = |arguments: &[&str], expected: &str| {
+            let error = parse(&[&jwt[..], arguments].concat(), &[]).expect_err("refused").to_string();
+            assert!(error.contains(expected), "{arguments:?}: {error}");
+        };
+        refused(&[], "TOLLGATE_HOOK_JWT_ISSUERS");
+        refused(&["--hook-jwt-issuers", " ,"], "TOLLGATE_HOOK_JWT_ISSUERS");
+        refused(&["--hook-jwt-issuers", "https://a"], "TOLLGATE_HOOK_JWT_AUDIENCE");
+        let with = |more: &[&'static str]| {
+            let named = ["--hook-jwt-issuers", "https://a/oauth, https://b", "--hook-jwt-audience", "https://hooks"];
+            [&named[..], more].concat()
+        };
+        refused(&with(&["--hook-jwt-scopes", ","]), "TOLLGATE_HOOK_JWT_SCOPES");
+        refused(&with(&["--hook-jwt-jwks-url", "https://keys"]), "more than one");
+        let one = ["--hook-jwt-audience", "https://hooks", "--hook-jwt-issuers"];
+        refused(&[&one[..], &["http://a"]].concat(), "TOLLGATE_HOOK_JWT_ISSUERS");
+        refused(&[&one[..], &["a", "--hook-jwt-jwks-url", "http://keys"]].concat(), "TOLLGATE_HOOK_JWT_JWKS_URL");
+
+        let settings = serving(&[&jwt[..], &with(&[])].concat(), &[]);
+        let HookJwt { trust, client, scopes } = settings.hook_jwt.expect("tokens");
+        let at = |url| Source::At(Address::parse(url).expect(url));
+        let expected = [("https://a/oauth", "https://a/oauth/v1/keys"), ("https://b", "https://b/v1/keys")];
+        assert_eq!(trust.issuers, expected.map(|(issuer, url)| (issuer.to_owned(), at(url))));
+        assert_eq!(trust.audiences, ["https://hooks"]);
+        assert_eq!((trust.leeway, client.as_str()), (Duration::from_secs(30), "onewelcomeAccessWebHookClient"));
+        assert_eq!(scopes, ["onewelcome_webhooks"]);
+        assert!(settings.hook_basic.is_empty() && !settings.hook_open);
+
+        let any_name = [&one[..], &["tenant", "--hook-jwt-jwks-url", "https://keys"]].concat();
+        let settings = serving(&[&jwt[..], &any_name].concat(), &[]);
+        assert_eq!(settings.hook_jwt.expect("tokens").trust.issuers, [("tenant".to_owned(), at("https://keys"))]);
+        let settings = serving(&[&jwt[..], &with(&["--hook-jwt-keys", "discovery"])].concat(), &[]);
+        let described = Address::parse("https://a/oauth/.well-known/openid-configuration").expect("an address");
+        assert_eq!(settings.hook_jwt.expect("tokens").trust.issuers[0].1, Source::DescribedAt(described));
+    }
+
+    #[test]
+    fn an_openid_provider_is_for_the_api_alone() {
+        let api = ["--api-jwt-issuer", "https://id"];
+        let refused = parse(&api, &CREDENTIALS);
+        assert!(matches!(refused, Err(ConfigError::JwtIncomplete { missing: "TOLLGATE_API_JWT_AUDIENCE", .. })));
+        let api = [&api[..], &["--api-jwt-audience", "api", "--api-jwt-admin-scope", "boss"]].concat();
+        let ApiJwt { trust, scopes } = serving(&api, &CREDENTIALS).api_jwt.expect("tokens");
+        let described = Address::parse("https://id/.well-known/openid-configuration").expect("an address");
+        assert_eq!(trust.issuers, [("https://id".to_owned(), Source::DescribedAt(described))]);
+        assert_eq!(scopes.map(|(_, scope)| scope), ["tollgate_reader", "tollgate_writer", "boss"]);
+        let hooks = ["--hook-auth", "jwt", "--hook-jwt-issuers", "https://a", "--hook-jwt-audience", "hooks,api"];
+        assert!(matches!(parse(&[&api[..], &hooks].concat(), &[]), Err(ConfigError::SharedAudience(_))));
+        let plain = [&api[..], &["--api-jwt-jwks-url", "http://id/keys"]].concat();
+        assert!(matches!(parse(&plain, &CREDENTIALS), Err(ConfigError::KeyAddress { .. })));
+        let token = [&CREDENTIALS[..], &[("TOLLGATE_ADMIN_TOKEN", "a.b.c")]].concat();
+        assert!(matches!(parse(&[], &token), Err(ConfigError::AdminTokenForm)));
+    }
+
+    #[test]
+    fn a_proxy_is_an_address_or_a_network() {
+        let proxies = serving(&["--trusted-proxies", "10.0.0.0/8, 192.0.2.1,2001:db8::/32"], &CREDENTIALS);
+        let proxies: Vec<String> = proxies.trusted_proxies.iter().map(ToString::to_string).collect();
+        assert_eq!(proxies, ["10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32"]);
+        assert!(parse(&["--trusted-proxies", "proxy.example.com"], &CREDENTIALS).is_err());
     }
 
     #[test]
@@ -508,7 +834,7 @@ mod tests {
     fn the_command_line_is_sound_and_its_help_names_every_secret() {
         command_line().debug_assert();
         let help = command_line().render_long_help().to_string();
-        for secret in ["DATABASE_URL", "HOOK_USERNAME", "HOOK_PASSWORD", "ADMIN_TOKEN"] {
+        for secret in ["DATABASE_URL", "HOOK_USERNAME", "HOOK_PASSWORD", "HOOK_NEXT_PASSWORD", "ADMIN_TOKEN"] {
             assert!(help.contains(&format!("TOLLGATE_{secret}")), "{secret}");
         }
     }

@@ -18,11 +18,16 @@ use tokio::{
     time::timeout,
 };
 use tollgate::{
-    config::{self, Command, ConfigError, Secret, ServeSettings},
+    config::{self, ApiJwt, Command, ConfigError, HookJwt, Secret, ServeSettings, Trust},
     http::{
         App,
         admission::Admission,
-        auth::{HookAuth, ManagementAuth},
+        auth::{
+            Gate, HookAuth, ManagementAuth,
+            guard::{Allowance, Guard},
+            issuer::{Issuer, KeyClient, Pace, Source},
+            jwt::{Accept, Verifier},
+        },
         router::{Readiness, Router, Surface},
         server::{self, Limits},
     },
@@ -121,7 +126,7 @@ async fn serve(settings: ServeSettings) -> anyhow::Result<()> {
     }
 
     let readiness = Readiness::new();
-    let router = router(&service, &settings, &readiness);
+    let router = router(&service, &settings, &readiness)?;
     let (stop, stopped) = watch::channel(false);
     let (drain_delay, drain_timeout) = (settings.drain_delay, settings.drain_timeout);
     let limits = Limits { drain_delay, drain_timeout, ..Limits::default() };
@@ -210,15 +215,25 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Makes routers that serve nothing yet, with the credentials that the settings name.
-fn router(service: &Arc<Service>, settings: &ServeSettings, readiness: &Arc<Readiness>) -> impl Fn() -> Router {
+fn router(
+    service: &Arc<Service>,
+    settings: &ServeSettings,
+    readiness: &Arc<Readiness>,
+) -> anyhow::Result<impl Fn() -> Router> {
     let app = Arc::new(App {
         service: Arc::clone(service),
         require_if_match: settings.require_if_match,
         admission: Admission::default(),
     });
     let mut hook_auth = HookAuth::default();
-    if let Some((username, password)) = &settings.hook_basic {
+    for (username, password) in &settings.hook_basic {
         hook_auth = hook_auth.with_basic(username.expose(), password.expose());
+    }
+    if let Some(HookJwt { trust, client, scopes }) = &settings.hook_jwt {
+        // A hook that has to wait for keys may not take longer than any other.
+        let patience = settings.policy.hook_timeout.min(Pace::default().timeout);
+        let accept = HookAuth::accept(client.clone(), scopes.clone());
+        hook_auth = hook_auth.with_jwt(verifier(service, trust, patience, accept)?);
     }
     if settings.hook_open {
         hook_auth = hook_auth.with_none();
@@ -227,8 +242,30 @@ fn router(service: &Arc<Service>, settings: &ServeSettings, readiness: &Arc<Read
     if let Some(token) = &settings.admin_token {
         management_auth = management_auth.with_bootstrap(token.expose());
     }
+    if let Some(ApiJwt { trust, scopes }) = &settings.api_jwt {
+        let accept = ManagementAuth::accept(scopes.clone());
+        management_auth = management_auth.with_jwt(verifier(service, trust, Pace::default().timeout, accept)?);
+    }
+    let guard = Guard::new(Allowance::default(), settings.trusted_proxies.clone());
+    let gate = Arc::new(Gate::new(hook_auth, management_auth, guard, Arc::clone(service)));
     let readiness = Arc::clone(readiness);
-    move || Router::new(Arc::clone(&app), hook_auth.clone(), management_auth.clone(), Arc::clone(&readiness))
+    Ok(move || Router::new(Arc::clone(&app), Arc::clone(&gate), Arc::clone(&readiness)))
+}
+
+/// Verifies the tokens of the issuers that the settings name.
+fn verifier<T: Clone>(
+    service: &Arc<Service>,
+    trust: &Trust,
+    patience: Duration,
+    accept: Accept<T>,
+) -> anyhow::Result<Verifier<T>> {
+    let client = KeyClient::new()?;
+    let issuer = |(name, source): &(String, Source)| {
+        Issuer::new(name.clone(), source.clone(), client.clone(), Pace::default(), Arc::clone(service))
+    };
+    let issuers = trust.issuers.iter().map(issuer).collect();
+    let leeway = chrono::TimeDelta::from_std(trust.leeway)?;
+    Ok(Verifier::new(issuers, trust.audiences.clone(), leeway, patience, accept))
 }
 
 /// SIGTERM and SIGINT: the first asks the process to stop, the second to stop at once.
@@ -288,7 +325,7 @@ async fn print_demo(
     let user = demo::USER;
     let basic = settings
         .hook_basic
-        .as_ref()
+        .first()
         .map_or_else(String::new, |(username, password)| format!(" -u {}:{}", username.expose(), password.expose()));
     let token = settings.admin_token.as_ref().map_or("", Secret::expose);
     println!(

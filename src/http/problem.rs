@@ -283,7 +283,7 @@ pub fn shortened(name: &str) -> String {
 /// How a status is counted.
 pub fn outcome(status: StatusCode) -> Outcome {
     match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Outcome::Unauthorized,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS => Outcome::Unauthorized,
         StatusCode::SERVICE_UNAVAILABLE => Outcome::Unavailable,
         status if status.is_client_error() => Outcome::Refused,
         status if status.is_server_error() => Outcome::Failed,
@@ -312,19 +312,19 @@ macro_rules! statuses {
 
 statuses! {
     /// A hook.
-    Hook = [400, 401, 408, 413, 415, 500, 503];
+    Hook = [400, 401, 408, 413, 415, 429, 500, 503];
     /// Reading a list or a view.
-    List = [400, 401, 403, 500, 503];
+    List = [400, 401, 403, 429, 500, 503];
     /// Reading one resource.
-    Read = [400, 401, 403, 404, 500, 503];
+    Read = [400, 401, 403, 404, 429, 500, 503];
     /// Creating a resource.
-    Create = [400, 401, 403, 408, 409, 413, 415, 422, 500, 503];
+    Create = [400, 401, 403, 408, 409, 413, 415, 422, 429, 500, 503];
     /// Changing a resource.
-    Change = [400, 401, 403, 404, 408, 409, 412, 413, 415, 422, 428, 500, 503];
+    Change = [400, 401, 403, 404, 408, 409, 412, 413, 415, 422, 428, 429, 500, 503];
     /// Deleting a resource that nothing can refer to.
-    Delete = [400, 401, 403, 404, 412, 428, 500, 503];
+    Delete = [400, 401, 403, 404, 412, 428, 429, 500, 503];
     /// Deleting a resource that others may refer to.
-    DeleteReferred = [400, 401, 403, 404, 409, 412, 428, 500, 503];
+    DeleteReferred = [400, 401, 403, 404, 409, 412, 428, 429, 500, 503];
 }
 
 /// A problem as the answer of an operation whose contract lists the statuses `S`.
@@ -375,12 +375,13 @@ fn refusal_meta(status: u16) -> MetaResponse {
         415 => "The body's media type or encoding is not supported.",
         422 => "The request holds a value that is not possible.",
         428 => "This service requires `If-Match` on every change.",
+        429 => "Too many attempts with wrong credentials came from there, or with that name.",
         503 => "It cannot be answered now, and may be tried again.",
         _ => "Something went wrong in the service.",
     };
     let header = match status {
         401 => Some(("WWW-Authenticate", "The scheme to authenticate with.")),
-        503 => Some(("Retry-After", "Seconds to wait before trying again.")),
+        429 | 503 => Some(("Retry-After", "Seconds to wait before trying again.")),
         _ => None,
     };
     let headers = header.into_iter().map(|(name, description)| MetaHeader {

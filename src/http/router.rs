@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    net::SocketAddr,
     panic::AssertUnwindSafe,
     sync::{
         Arc,
@@ -25,7 +26,7 @@ use poem_openapi::{OpenApi, OpenApiService, registry::MetaParamIn};
 use super::{
     App,
     admission::Admitted,
-    auth::{self, Access, HookAuth, ManagementAuth},
+    auth::{self, Access, Gate, Shown},
     contract::{self, Contract},
     problem::{self, FieldError, Problem, outcome, shortened},
 };
@@ -114,8 +115,7 @@ type Targets = Vec<(Method, Target)>;
 /// What answers the requests of one listener.
 pub struct Router {
     app: Arc<App>,
-    hook_auth: HookAuth,
-    management_auth: ManagementAuth,
+    gate: Arc<Gate>,
     readiness: Arc<Readiness>,
     /// Targets by path. A path with parameters is a template such as `/v1/scopes/{name}`.
     plain: HashMap<String, Targets>,
@@ -140,9 +140,9 @@ struct Line {
 impl Router {
     /// A router that serves nothing yet.
     #[must_use]
-    pub fn new(app: Arc<App>, hook_auth: HookAuth, management_auth: ManagementAuth, readiness: Arc<Readiness>) -> Self {
+    pub fn new(app: Arc<App>, gate: Arc<Gate>, readiness: Arc<Readiness>) -> Self {
         let (plain, templates) = (HashMap::new(), Vec::new());
-        Self { app, hook_auth, management_auth, readiness, plain, templates }
+        Self { app, gate, readiness, plain, templates }
     }
 
     /// The same router, serving a surface more.
@@ -268,7 +268,9 @@ impl Router {
 
     async fn call(&self, operation: &Operation, line: &Line, request: &mut Request) -> Result<Response, Problem> {
         let _place = self.admit(operation)?;
-        let actor = auth::authorize(operation.access, &self.hook_auth, &self.management_auth, request.headers())?;
+        let peer = request.remote_addr().as_socket_addr().map(SocketAddr::ip);
+        let shown = Shown { headers: request.headers(), peer, request_id: &line.request_id };
+        let actor = self.gate.admit(operation.access, shown).await?;
         check_query(operation, request)?;
         let length =
             request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
@@ -356,7 +358,9 @@ impl Router {
         }
         // Hooks and signs of life are asked too often for a line each; what goes well is counted.
         let is_frequent = operation == UNKNOWN || Hook::ALL.iter().any(|hook| hook.as_str() == operation);
-        if response.status().is_success() && is_frequent {
+        // Credentials that were refused have a line of their own, as long as there are not too many.
+        let is_told = matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS);
+        if is_told || (response.status().is_success() && is_frequent) {
             tracing::debug!(operation, status, duration_us, request_id, trace_id, "request");
         } else {
             tracing::info!(operation, status, duration_us, request_id, trace_id, "request");

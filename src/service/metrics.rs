@@ -5,7 +5,7 @@
 
 use std::{fmt, time::Duration};
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use prometheus::{
     Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder, core::Collector,
@@ -80,7 +80,7 @@ impl Freshness {
 pub enum Outcome {
     /// It was answered.
     Ok,
-    /// Its credentials were missing or wrong (401, 403).
+    /// Its credentials were missing or wrong (401, 403, 429).
     Unauthorized,
     /// It was refused for what it asked (another 4xx).
     Refused,
@@ -155,6 +155,10 @@ pub struct Metrics {
     cache_loaded_subjects: IntCounter,
     cache_entries: IntGaugeVec,
     cache_bytes: IntGaugeVec,
+    denials: IntCounterVec,
+    key_refreshes: IntCounterVec,
+    keys: IntGaugeVec,
+    keys_read_at: IntGaugeVec,
     database_errors: IntCounterVec,
     pool_connections: IntGaugeVec,
     answers: [IntCounter; Freshness::ALL.len()],
@@ -258,6 +262,22 @@ impl Metrics {
             )?,
             cache_entries: gauges("tollgate_cache_entries", "Subjects in the cache.", &["cache"])?,
             cache_bytes: gauges("tollgate_cache_bytes", "Bytes of the subjects in the cache, as weighed.", &["cache"])?,
+            denials: counters(
+                "tollgate_authentication_failures_total",
+                "Requests whose credentials were refused, by method and why.",
+                &["surface", "method", "reason"],
+            )?,
+            key_refreshes: counters(
+                "tollgate_jwt_key_refreshes_total",
+                "Attempts to read the keys of an issuer, by how they ended.",
+                &["issuer", "outcome"],
+            )?,
+            keys: gauges("tollgate_jwt_keys", "Keys of an issuer that signatures are checked with.", &["issuer"])?,
+            keys_read_at: gauges(
+                "tollgate_jwt_keys_read_timestamp_seconds",
+                "When the keys of an issuer were last read, in seconds since 1970; 0 for never.",
+                &["issuer"],
+            )?,
             database_errors: counters(
                 "tollgate_database_errors_total",
                 "Queries that gave no value, by why.",
@@ -316,6 +336,10 @@ impl Metrics {
             Box::new(metrics.cache_loaded_subjects.clone()),
             Box::new(metrics.cache_entries.clone()),
             Box::new(metrics.cache_bytes.clone()),
+            Box::new(metrics.denials.clone()),
+            Box::new(metrics.key_refreshes.clone()),
+            Box::new(metrics.keys.clone()),
+            Box::new(metrics.keys_read_at.clone()),
             Box::new(metrics.database_errors.clone()),
             Box::new(metrics.pool_connections.clone()),
             Box::new(build),
@@ -357,6 +381,37 @@ impl Metrics {
     pub fn count_api(&self, operation: &str, outcome: Outcome, duration: Duration) {
         self.api_requests.with_label_values(&[operation, outcome.as_str()]).inc();
         self.api_duration.with_label_values(&[operation]).observe(duration.as_secs_f64());
+    }
+
+    /// Makes the series of a way for credentials to be refused, at 0.
+    pub fn expect_denial(&self, surface: &str, method: &str, reason: &str) {
+        self.denials.with_label_values(&[surface, method, reason]);
+    }
+
+    /// Counts credentials that were refused.
+    pub fn count_denial(&self, surface: &str, method: &str, reason: &str) {
+        self.denials.with_label_values(&[surface, method, reason]).inc();
+    }
+
+    /// Makes the series of an issuer of tokens, at 0.
+    pub fn expect_issuer(&self, issuer: &str) {
+        for outcome in ["read", "failed"] {
+            self.key_refreshes.with_label_values(&[issuer, outcome]);
+        }
+        self.keys.with_label_values(&[issuer]);
+        self.keys_read_at.with_label_values(&[issuer]);
+    }
+
+    /// Counts that an issuer's keys were read, which and when.
+    pub fn count_keys_read(&self, issuer: &str, keys: usize, now: DateTime<Utc>) {
+        self.key_refreshes.with_label_values(&[issuer, "read"]).inc();
+        self.keys.with_label_values(&[issuer]).set(i64::try_from(keys).unwrap_or(i64::MAX));
+        self.keys_read_at.with_label_values(&[issuer]).set(now.timestamp());
+    }
+
+    /// Counts that an issuer's keys could not be read.
+    pub fn count_keys_failed(&self, issuer: &str) {
+        self.key_refreshes.with_label_values(&[issuer, "failed"]).inc();
     }
 
     /// Counts what was turned away.

@@ -26,7 +26,7 @@ use tollgate::{
     },
     http::{
         self,
-        auth::{HookAuth, ManagementAuth},
+        auth::{Gate, HookAuth, ManagementAuth, guard::Guard},
         router::{Readiness, Router, Surface},
         server,
     },
@@ -262,7 +262,8 @@ async fn serve(service: &Arc<Service>) -> anyhow::Result<(SocketAddr, Serving)> 
         admission: http::admission::Admission::default(),
     });
     let hook_auth = HookAuth::default().with_basic("hook", "hook");
-    let router = Router::new(app, hook_auth, ManagementAuth::default(), Readiness::new()).with(Surface::Hooks);
+    let gate = Gate::new(hook_auth, ManagementAuth::default(), Guard::default(), Arc::clone(&app.service));
+    let router = Router::new(app, Arc::new(gate), Readiness::new()).with(Surface::Hooks);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let (stop, stopped) = watch::channel(false);

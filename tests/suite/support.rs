@@ -15,6 +15,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{HeaderMap, Method, Request, StatusCode, header::HeaderName};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use ipnet::IpNet;
 use sea_orm::{ConnectOptions, ConnectionTrait as _, DatabaseConnection, Statement, TryGetable, sqlx};
 use serde_json::{Value, json};
 use tokio::{
@@ -25,11 +26,16 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 use tollgate::{
-    domain::{facts::Facts, subject::Subject},
+    domain::{facts::Facts, subject::Subject, token::Role},
     http::{
         self,
         admission::{Admission, Capacity},
-        auth::{HookAuth, ManagementAuth},
+        auth::{
+            Gate, HookAuth, ManagementAuth,
+            guard::{Allowance, Guard},
+            issuer::{Issuer, KeyClient, Pace, Source},
+            jwt::{Accept, Verifier},
+        },
         router::{Readiness, Router, Surface},
         server::{self, Limits},
     },
@@ -258,6 +264,36 @@ async fn execute_on_server(url: &str, statement: &str) {
     connection.close().await.expect("closed");
 }
 
+/// The client that Access calls its hooks as.
+pub const ACCESS_CLIENT: &str = "onewelcomeAccessWebHookClient";
+
+/// Whose tokens a test's service believes.
+#[derive(Debug, Clone)]
+pub struct Trust {
+    /// The issuers, and where their keys are.
+    pub issuers: Vec<(String, Source)>,
+    /// Whom the tokens must be for.
+    pub audiences: Vec<String>,
+    /// How often keys are asked for.
+    pub pace: Pace,
+    /// How long a request may wait for them.
+    pub patience: Duration,
+}
+
+impl Trust {
+    fn verifier<T: Clone>(&self, service: &Arc<Service>, accept: Accept<T>) -> Verifier<T> {
+        let client = KeyClient::new().expect("a client");
+        let issuer = |(name, source): &(String, Source)| {
+            Issuer::new(name.clone(), source.clone(), client.clone(), self.pace, Arc::clone(service))
+        };
+        let issuers = self.issuers.iter().map(issuer).collect();
+        Verifier::new(issuers, self.audiences.clone(), LEEWAY, self.patience, accept)
+    }
+}
+
+/// How far an issuer's clock may be off.
+pub const LEEWAY: TimeDelta = TimeDelta::seconds(30);
+
 /// How a test's service differs from the usual one.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -271,6 +307,14 @@ pub struct Options {
     pub hook_auth: HookAuth,
     /// The credentials of the management API.
     pub management_auth: ManagementAuth,
+    /// The tokens that open the hooks, with the scopes that they must have.
+    pub hook_trust: Option<(Trust, Vec<String>)>,
+    /// The tokens that open the management API.
+    pub api_trust: Option<Trust>,
+    /// How many wrong guesses are let pass.
+    pub allowance: Allowance,
+    /// The proxies whose word is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// What its listeners allow.
     pub limits: Limits,
     /// How many requests may be under way.
@@ -286,6 +330,11 @@ impl Default for Options {
             require_if_match: false,
             hook_auth: HookAuth::default().with_basic("hook", "hook"),
             management_auth: ManagementAuth::default().with_bootstrap("admin-token"),
+            hook_trust: None,
+            api_trust: None,
+            // A corpus of bad credentials is no attack.
+            allowance: Allowance { burst: 100_000, ..Allowance::default() },
+            trusted_proxies: Vec::new(),
             // No test waits for a load balancer.
             limits: Limits { drain_delay: Duration::ZERO, drain_timeout: Duration::from_secs(5), ..Limits::default() },
             capacity: Capacity::default(),
@@ -357,10 +406,19 @@ impl App {
             require_if_match: options.require_if_match,
             admission: Admission::new(options.capacity),
         });
-        let router = || {
-            let (hook_auth, management_auth) = (options.hook_auth.clone(), options.management_auth.clone());
-            Router::new(Arc::clone(&app), hook_auth, management_auth, Arc::clone(&readiness))
-        };
+        let (mut hook_auth, mut management_auth) = (options.hook_auth, options.management_auth);
+        if let Some((trust, scopes)) = options.hook_trust {
+            let accept = HookAuth::accept(ACCESS_CLIENT.to_owned(), scopes);
+            hook_auth = hook_auth.with_jwt(trust.verifier(&service, accept));
+        }
+        if let Some(trust) = options.api_trust {
+            let scopes = Role::ALL.map(|role| (role, format!("tollgate_{}", role.as_str())));
+            let accept = ManagementAuth::accept(scopes);
+            management_auth = management_auth.with_jwt(trust.verifier(&service, accept));
+        }
+        let guard = Guard::new(options.allowance, options.trusted_proxies);
+        let gate = Arc::new(Gate::new(hook_auth, management_auth, guard, Arc::clone(&service)));
+        let router = || Router::new(Arc::clone(&app), Arc::clone(&gate), Arc::clone(&readiness));
         let (stop, stopped) = watch::channel(false);
         let serve = async |router: Router| {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -1,8 +1,14 @@
 //! Who may do what: the credentials of hooks and of the management API, and the authorization table.
 
-use std::fmt;
+use std::{
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use chrono::{DateTime, Utc};
 use poem::{
     Request, RequestBody, Result,
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -14,11 +20,26 @@ use poem_openapi::{
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
+use self::{
+    guard::{Attempt, Guard},
+    jwt::{Accept, Verifier},
+};
 use super::problem::Problem;
-use crate::{domain::token::Role, service::Origin};
+use crate::{
+    domain::token::Role,
+    service::{Origin, Service},
+};
 
-/// The longest bearer token that is looked at, in bytes.
-const MAX_BEARER_BYTES: usize = 8 * 1024;
+pub mod guard;
+pub mod issuer;
+pub mod jwk;
+pub mod jwt;
+
+/// What stands before the subject of a token of an OpenID provider where a change is recorded. No name of a token of
+/// ours has a colon.
+const OPENID_PREFIX: &str = "openid:";
+/// The longest part of such a subject that is recorded, in characters.
+const MAX_ACTOR_LENGTH: usize = 255;
 
 /// What an operation asks of its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,18 +97,104 @@ impl fmt::Debug for SecretDigest {
     }
 }
 
+/// Why credentials open nothing: for the log and the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    /// There are none.
+    Missing,
+    /// There is more than one header, or it is no text.
+    Ambiguous,
+    /// The scheme is not one of those that are taken.
+    Scheme,
+    /// They are not of the form that their scheme has.
+    Malformed,
+    /// The secret is wrong.
+    Secret,
+    /// The token was not signed, or says something else than it must.
+    Token(jwt::Reason),
+}
+
+impl Reason {
+    fn all() -> impl Iterator<Item = Self> {
+        let own = [Self::Missing, Self::Ambiguous, Self::Scheme, Self::Malformed, Self::Secret];
+        own.into_iter().chain(jwt::Reason::ALL.map(Self::Token))
+    }
+
+    /// The method that refused them, and its reason.
+    fn labels(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Missing => ("none", "missing"),
+            Self::Ambiguous => ("none", "ambiguous"),
+            Self::Scheme => ("none", "scheme"),
+            Self::Malformed => ("secret", "malformed"),
+            Self::Secret => ("secret", "wrong"),
+            Self::Token(reason) => ("jwt", reason.as_str()),
+        }
+    }
+}
+
+/// Why a caller is not let in.
+#[derive(Debug)]
+enum Denial {
+    /// The credentials are not right. The name is the one that the secret was tried for.
+    Refused(Reason, Option<String>),
+    /// Whether they are right cannot be told.
+    Unavailable(Box<Problem>),
+}
+
+impl From<Reason> for Denial {
+    fn from(reason: Reason) -> Self {
+        Self::Refused(reason, None)
+    }
+}
+
+impl From<jwt::Failure> for Denial {
+    fn from(failure: jwt::Failure) -> Self {
+        match failure {
+            jwt::Failure::Refused(reason) => Reason::Token(reason).into(),
+            jwt::Failure::KeysUnavailable => Self::Unavailable(Box::new(Problem::unavailable(
+                "keys_unavailable",
+                "The keys of the token's issuer cannot be had; try again.",
+            ))),
+        }
+    }
+}
+
+type Checked<T> = std::result::Result<T, Denial>;
+
 /// The credentials that open the hooks.
 #[derive(Debug, Clone, Default)]
 pub struct HookAuth {
-    basic: Option<SecretDigest>,
+    basic: Vec<SecretDigest>,
+    jwt: Option<Arc<Verifier<()>>>,
     allow_anonymous: bool,
 }
 
 impl HookAuth {
-    /// Takes Basic credentials (RFC 7617).
+    /// Takes Basic credentials (RFC 7617), beside those that it takes already: two while they are exchanged.
     #[must_use]
-    pub fn with_basic(self, username: &str, password: &str) -> Self {
-        Self { basic: Some(SecretDigest::of(format!("{username}:{password}").as_bytes())), ..self }
+    pub fn with_basic(mut self, username: &str, password: &str) -> Self {
+        self.basic.push(SecretDigest::of(format!("{username}:{password}").as_bytes()));
+        self
+    }
+
+    /// Takes tokens that Access has signed.
+    #[must_use]
+    pub fn with_jwt(self, verifier: Verifier<()>) -> Self {
+        Self { jwt: Some(Arc::new(verifier)), ..self }
+    }
+
+    /// What a token of Access must say: it is about the client that Access calls its hooks as, was issued to it, and
+    /// has every one of the scopes. Its older and its newer form are taken: `cid` or `client_id`, one of them is enough.
+    pub fn accept(client: String, scopes: Vec<String>) -> Accept<()> {
+        Box::new(move |claims| {
+            let mut clients = claims.clients.iter().flatten().peekable();
+            if claims.subject.as_ref() != Some(&client) || clients.peek().is_none() || clients.any(|id| *id != client) {
+                return Err(jwt::Reason::Client);
+            }
+            let has_all = scopes.iter().all(|scope| claims.scopes.contains(scope));
+            if has_all { Ok(()) } else { Err(jwt::Reason::Scope) }
+        })
     }
 
     /// Takes a request without credentials.
@@ -98,16 +205,34 @@ impl HookAuth {
 
     /// Checks the credentials of a request. The scheme of the header chooses the method, and a method that fails is
     /// final: the request falls through to no other, and not to none.
-    fn check(&self, headers: &HeaderMap) -> std::result::Result<(), Problem> {
-        let admitted = match (authorization(headers), &self.basic) {
-            (Authorization::Scheme("basic", credentials), Some(basic)) => {
-                STANDARD.decode(credentials).is_ok_and(|credentials| basic.matches(&credentials))
+    async fn check(&self, headers: &HeaderMap, now: impl Fn() -> DateTime<Utc>) -> Checked<()> {
+        match (authorization(headers), &self.jwt) {
+            (Authorization::Scheme("basic", credentials), _) if !self.basic.is_empty() => {
+                let credentials = STANDARD.decode(credentials).map_err(|_| Reason::Malformed)?;
+                // All are compared, so that the time does not tell which one was nearly right.
+                if self.basic.iter().fold(false, |matches, basic| matches | basic.matches(&credentials)) {
+                    return Ok(());
+                }
+                let name = credentials.split(|byte| *byte == b':').next().unwrap_or_default();
+                Err(Denial::Refused(Reason::Secret, Some(String::from_utf8_lossy(name).into_owned())))
             }
-            (Authorization::Absent | Authorization::Scheme(..), _) => self.allow_anonymous,
-            (Authorization::Invalid, _) => false,
-        };
-        let challenge = HeaderValue::from_static(r#"Basic realm="tollgate", charset="UTF-8""#);
-        if admitted { Ok(()) } else { Err(unauthorized(challenge)) }
+            (Authorization::Scheme("bearer", token), Some(jwt)) => Ok(jwt.verify(token, now()).await?),
+            (Authorization::Absent | Authorization::Scheme(..), _) if self.allow_anonymous => Ok(()),
+            (Authorization::Absent, _) => Err(Reason::Missing.into()),
+            (Authorization::Scheme(..), _) => Err(Reason::Scheme.into()),
+            (Authorization::Ambiguous, _) => Err(Reason::Ambiguous.into()),
+        }
+    }
+
+    /// How to authenticate, for whoever has not (RFC 9110 section 11.6.1).
+    fn challenge(&self) -> HeaderValue {
+        const BASIC: &str = r#"Basic realm="tollgate", charset="UTF-8""#;
+        const BEARER: &str = r#"Bearer realm="tollgate""#;
+        HeaderValue::from_static(match (self.basic.is_empty(), &self.jwt) {
+            (_, None) => BASIC,
+            (true, Some(_)) => BEARER,
+            (false, Some(_)) => r#"Basic realm="tollgate", charset="UTF-8", Bearer realm="tollgate""#,
+        })
     }
 }
 
@@ -115,6 +240,7 @@ impl HookAuth {
 #[derive(Debug, Clone, Default)]
 pub struct ManagementAuth {
     bootstrap: Option<SecretDigest>,
+    jwt: Option<Arc<Verifier<Caller>>>,
 }
 
 impl ManagementAuth {
@@ -124,25 +250,54 @@ impl ManagementAuth {
     /// Takes the bearer token of the bootstrap administrator.
     #[must_use]
     pub fn with_bootstrap(self, token: &str) -> Self {
-        Self { bootstrap: Some(SecretDigest::of(token.as_bytes())) }
+        Self { bootstrap: Some(SecretDigest::of(token.as_bytes())), ..self }
     }
 
-    /// Checks the credentials of a request, and tells whose they are.
-    fn check(&self, headers: &HeaderMap) -> std::result::Result<Caller, Problem> {
-        let (token, challenge) = match authorization(headers) {
-            Authorization::Scheme("bearer", token) => {
-                (Some(token), r#"Bearer realm="tollgate", error="invalid_token""#)
-            }
-            _ => (None, r#"Bearer realm="tollgate""#),
+    /// Takes tokens of an OpenID provider.
+    #[must_use]
+    pub fn with_jwt(self, verifier: Verifier<Caller>) -> Self {
+        Self { jwt: Some(Arc::new(verifier)), ..self }
+    }
+
+    /// Whose a token of an OpenID provider is, and which role its scopes stand for: the highest of those that it has.
+    pub fn accept(scopes: [(Role, String); Role::ALL.len()]) -> Accept<Caller> {
+        Box::new(move |claims| {
+            let who = claims.subject.iter().chain(claims.clients.iter().flatten()).next();
+            let who = who.ok_or(jwt::Reason::Client)?;
+            let role = scopes.iter().filter(|(_, scope)| claims.scopes.contains(scope)).map(|(role, _)| *role).max();
+            // It is written beside each change: neither as long as somebody likes, nor with line breaks.
+            let who: String = who.chars().filter(|letter| !letter.is_control()).take(MAX_ACTOR_LENGTH).collect();
+            Ok(Caller { name: format!("{OPENID_PREFIX}{who}"), role })
+        })
+    }
+
+    /// Checks the credentials of a request, and tells whose they are. The form of the token chooses the method.
+    async fn check(&self, headers: &HeaderMap, now: impl Fn() -> DateTime<Utc>) -> Checked<Caller> {
+        let token = match authorization(headers) {
+            Authorization::Scheme("bearer", token) => token,
+            Authorization::Scheme(..) => return Err(Reason::Scheme.into()),
+            Authorization::Absent => return Err(Reason::Missing.into()),
+            Authorization::Ambiguous => return Err(Reason::Ambiguous.into()),
         };
-        match (token, &self.bootstrap) {
-            (Some(token), Some(bootstrap))
-                if token.len() <= MAX_BEARER_BYTES && bootstrap.matches(token.as_bytes()) =>
-            {
-                Ok(Caller { name: Self::BOOTSTRAP.to_owned(), role: Role::Admin })
-            }
-            _ => Err(unauthorized(HeaderValue::from_static(challenge))),
+        if token.len() > jwt::MAX_TOKEN_BYTES {
+            return Err(Reason::Malformed.into());
         }
+        match (&self.jwt, &self.bootstrap) {
+            (Some(jwt), _) if jwt::has_form(token) => Ok(jwt.verify(token, now()).await?),
+            (_, Some(bootstrap)) if bootstrap.matches(token.as_bytes()) => {
+                Ok(Caller { name: Self::BOOTSTRAP.to_owned(), role: Some(Role::Admin) })
+            }
+            _ => Err(Reason::Secret.into()),
+        }
+    }
+
+    /// How to authenticate (RFC 6750 section 3).
+    fn challenge(is_missing: bool) -> HeaderValue {
+        HeaderValue::from_static(if is_missing {
+            r#"Bearer realm="tollgate""#
+        } else {
+            r#"Bearer realm="tollgate", error="invalid_token""#
+        })
     }
 }
 
@@ -151,33 +306,127 @@ impl ManagementAuth {
 pub struct Caller {
     /// The name under which changes are recorded.
     pub name: String,
-    /// What the caller may do.
-    pub role: Role,
+    /// What the caller may do; none for somebody who is known and has no business here.
+    pub role: Option<Role>,
 }
 
-/// Checks that a request may call an operation, and gives the name of the credential that lets it.
-///
-/// # Errors
-///
-/// 401 with a challenge; 403 when the credential is not enough, or none is.
-pub fn authorize(
-    access: Option<Access>,
-    hooks: &HookAuth,
-    management: &ManagementAuth,
-    headers: &HeaderMap,
-) -> std::result::Result<String, Problem> {
-    match access {
-        Some(Access::Hook) => hooks.check(headers).map(|()| "access".to_owned()),
-        Some(Access::Api(needed)) => match management.check(headers)? {
-            Caller { name, role } if role >= needed => Ok(name),
-            _ => Err(forbidden(format!("This needs the role `{}`.", needed.as_str()))),
-        },
-        None => Err(forbidden("No credential allows this.".to_owned())),
+/// What decides who is let in.
+#[derive(Debug)]
+pub struct Gate {
+    hooks: HookAuth,
+    management: ManagementAuth,
+    service: Arc<Service>,
+    guard: Guard,
+}
+
+/// What a request shows of its caller.
+#[derive(Debug, Clone, Copy)]
+pub struct Shown<'a> {
+    /// Its headers.
+    pub headers: &'a HeaderMap,
+    /// The other end of its connection.
+    pub peer: Option<IpAddr>,
+    /// Its id, for the log.
+    pub request_id: &'a HeaderValue,
+}
+
+impl Gate {
+    /// A gate that opens to these credentials.
+    #[must_use]
+    pub fn new(hooks: HookAuth, management: ManagementAuth, guard: Guard, service: Arc<Service>) -> Self {
+        for surface in Surface::ALL {
+            for (method, reason) in Reason::all().map(Reason::labels) {
+                service.metrics().expect_denial(surface.as_str(), method, reason);
+            }
+        }
+        Self { hooks, management, service, guard }
+    }
+
+    /// Checks that a request may call an operation, and gives the name of the credential that lets it.
+    ///
+    /// # Errors
+    ///
+    /// 401 with a challenge; 429 for a secret that was wrong too often; 403 when the credential is not enough, or none
+    /// is; 503 when whether it is right cannot be told.
+    pub async fn admit(&self, access: Option<Access>, shown: Shown<'_>) -> std::result::Result<String, Problem> {
+        let now = || self.service.now();
+        match access {
+            Some(Access::Hook) => {
+                let checked = self.hooks.check(shown.headers, now).await;
+                checked.map_err(|denial| self.deny(Surface::Hooks, denial, shown))?;
+                Ok("access".to_owned())
+            }
+            Some(Access::Api(needed)) => {
+                let checked = self.management.check(shown.headers, now).await;
+                let caller = checked.map_err(|denial| self.deny(Surface::Management, denial, shown))?;
+                if caller.role >= Some(needed) {
+                    return Ok(caller.name);
+                }
+                Err(forbidden(format!("This needs the role `{}`.", needed.as_str())))
+            }
+            None => Err(forbidden("No credential allows this.".to_owned())),
+        }
+    }
+
+    /// Counts and logs that somebody was not let in. The log gets the reason, the caller does not.
+    fn deny(&self, surface: Surface, denial: Denial, shown: Shown<'_>) -> Problem {
+        let (reason, name) = match denial {
+            Denial::Refused(reason, name) => (reason, name),
+            Denial::Unavailable(problem) => return *problem,
+        };
+        let (method, label) = reason.labels();
+        self.service.metrics().count_denial(surface.as_str(), method, label);
+        let attempt = match reason {
+            Reason::Secret => Attempt::Secret(name.as_deref()),
+            _ => Attempt::Other,
+        };
+        let source = self.guard.source(shown.peer, shown.headers);
+        let counted = self.guard.fail(source, attempt, Instant::now());
+        if counted.is_ok() {
+            let (surface, source) = (surface.as_str(), source.map(tracing::field::display));
+            let request_id = shown.request_id.to_str().unwrap_or_default();
+            tracing::warn!(surface, method, reason = label, source, request_id, "credentials were refused");
+        }
+        match counted {
+            Err(pause) if reason == Reason::Secret => too_many_failures(pause),
+            _ => unauthorized(match surface {
+                Surface::Hooks => self.hooks.challenge(),
+                Surface::Management => ManagementAuth::challenge(reason == Reason::Missing),
+            }),
+        }
+    }
+}
+
+/// What a credential is for, as metrics and the log name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Surface {
+    Hooks,
+    Management,
+}
+
+impl Surface {
+    const ALL: [Self; 2] = [Self::Hooks, Self::Management];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Hooks => "hooks",
+            Self::Management => "management",
+        }
     }
 }
 
 fn forbidden(detail: String) -> Problem {
     Problem::new(StatusCode::FORBIDDEN, "forbidden", detail)
+}
+
+fn too_many_failures(pause: Duration) -> Problem {
+    let detail = "Too many attempts with wrong credentials came from there, or with that name; wait.";
+    // Rounded up: whoever comes back then finds room.
+    let seconds = pause.as_millis().div_ceil(1000);
+    Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_failures", detail).with_header(
+        header::RETRY_AFTER,
+        HeaderValue::try_from(seconds.to_string()).unwrap_or_else(|_| HeaderValue::from_static("60")),
+    )
 }
 
 /// The header `Authorization`.
@@ -186,7 +435,7 @@ enum Authorization<'a> {
     /// A known scheme in lower case, whatever its spelling, and what follows it; another scheme is `""`.
     Scheme(&'static str, &'a str),
     /// More than one header, or one that is no text.
-    Invalid,
+    Ambiguous,
 }
 
 fn authorization(headers: &HeaderMap) -> Authorization<'_> {
@@ -194,9 +443,9 @@ fn authorization(headers: &HeaderMap) -> Authorization<'_> {
     let line = match (lines.next(), lines.next()) {
         (None, _) => return Authorization::Absent,
         (Some(line), None) => line,
-        (Some(_), Some(_)) => return Authorization::Invalid,
+        (Some(_), Some(_)) => return Authorization::Ambiguous,
     };
-    let Ok(line) = line.to_str() else { return Authorization::Invalid };
+    let Ok(line) = line.to_str() else { return Authorization::Ambiguous };
     let (scheme, credentials) = line.split_once(' ').unwrap_or((line, ""));
     let known = ["basic", "bearer"].into_iter().find(|known| scheme.eq_ignore_ascii_case(known));
     Authorization::Scheme(known.unwrap_or_default(), credentials.trim_start_matches(' '))
@@ -215,29 +464,46 @@ pub struct HookCaller;
 #[derive(Debug)]
 pub struct ManagementCaller(pub Origin);
 
-macro_rules! security_scheme {
-    ($caller:ty, $name:literal, $scheme:literal, $description:literal, |$origin:ident| $admit:expr) => {
+/// A way to authenticate, as a contract describes it.
+struct Method {
+    name: &'static str,
+    scheme: &'static str,
+    format: Option<&'static str>,
+    description: &'static str,
+}
+
+impl Method {
+    fn register(&self, registry: &mut Registry) {
+        let described = MetaSecurityScheme {
+            ty: "http",
+            description: Some(self.description),
+            name: None,
+            key_in: None,
+            scheme: Some(self.scheme),
+            bearer_format: self.format,
+            flows: None,
+            openid_connect_url: None,
+        };
+        registry.create_security_scheme(self.name, described);
+    }
+}
+
+macro_rules! security_schemes {
+    ($caller:ty, $methods:expr, |$origin:ident| $admit:expr) => {
         impl<'a> ApiExtractor<'a> for $caller {
             const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
             type ParamType = ();
             type ParamRawType = ();
 
             fn register(registry: &mut Registry) {
-                let scheme = MetaSecurityScheme {
-                    ty: "http",
-                    description: Some($description),
-                    name: None,
-                    key_in: None,
-                    scheme: Some($scheme),
-                    bearer_format: None,
-                    flows: None,
-                    openid_connect_url: None,
-                };
-                registry.create_security_scheme($name, scheme);
+                for method in &$methods {
+                    method.register(registry);
+                }
             }
 
             fn security_schemes() -> Vec<&'static str> {
-                vec![$name]
+                // One requirement each: any of them will do.
+                $methods.iter().map(|method| method.name).collect()
             }
 
             async fn from_request(
@@ -253,7 +519,27 @@ macro_rules! security_scheme {
     };
 }
 
-security_scheme!(HookCaller, "basicAuth", "basic", "The credentials that Access is configured with.", |_origin| Self);
-security_scheme!(ManagementCaller, "bearerAuth", "bearer", "A token of the management API.", |origin| Self(
-    origin.clone()
-));
+const HOOK_METHODS: [Method; 2] = [
+    Method {
+        name: "basicAuth",
+        scheme: "basic",
+        format: None,
+        description: "The user name and password that Access is configured with.",
+    },
+    Method {
+        name: "bearerAuth",
+        scheme: "bearer",
+        format: Some("JWT"),
+        description: "A token that Access has signed for its web hooks.",
+    },
+];
+
+const MANAGEMENT_METHODS: [Method; 1] = [Method {
+    name: "bearerAuth",
+    scheme: "bearer",
+    format: None,
+    description: "A token of the management API, or one of the OpenID provider that the service is configured with.",
+}];
+
+security_schemes!(HookCaller, HOOK_METHODS, |_origin| Self);
+security_schemes!(ManagementCaller, MANAGEMENT_METHODS, |origin| Self(origin.clone()));

@@ -1,0 +1,363 @@
+//! Tokens that an issuer has signed (RFC 7519): what they must say, whether the signature is right, and for how long
+//! that need not be asked again.
+//!
+//! Architecture invariant: nothing that a token says is believed before its signature was checked, except to refuse it.
+//! In particular no address comes from a token: the keys are those of the issuers that the operator has named. Keys are
+//! asked for again only for a token whose every claim would be right.
+
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    issuer::{Issuer, Keys},
+    jwk::Algorithm,
+};
+
+/// The longest token that is looked at, in bytes.
+pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
+/// Verified tokens that are remembered. An issuer reuses a token for minutes, and has one for each of its clients.
+const MAX_VERIFIED: usize = 1024;
+
+/// Why a token is refused: for the log and the metrics, never for the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// It is no token, or one of a form that is not supported.
+    Malformed,
+    /// It is longer than any token should be.
+    TooLong,
+    /// Its algorithm is not supported, or not one of its key's.
+    Algorithm,
+    /// It has an extension that must be understood (`crit`), and none is.
+    Critical,
+    /// Its issuer is not one of those that were named.
+    Issuer,
+    /// It is for somebody else.
+    Audience,
+    /// It has expired.
+    Expired,
+    /// It is not valid yet.
+    NotYetValid,
+    /// It lacks a scope.
+    Scope,
+    /// It is of another client.
+    Client,
+    /// Its issuer has no such key.
+    UnknownKey,
+    /// Its signature is wrong.
+    Signature,
+}
+
+impl Reason {
+    /// Every reason.
+    pub const ALL: [Self; 12] = [
+        Self::Malformed,
+        Self::TooLong,
+        Self::Algorithm,
+        Self::Critical,
+        Self::Issuer,
+        Self::Audience,
+        Self::Expired,
+        Self::NotYetValid,
+        Self::Scope,
+        Self::Client,
+        Self::UnknownKey,
+        Self::Signature,
+    ];
+
+    /// The reason's name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::TooLong => "too_long",
+            Self::Algorithm => "algorithm",
+            Self::Critical => "critical",
+            Self::Issuer => "issuer",
+            Self::Audience => "audience",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::Scope => "scope",
+            Self::Client => "client",
+            Self::UnknownKey => "unknown_key",
+            Self::Signature => "signature",
+        }
+    }
+}
+
+/// Why a token does not open anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// It is not right.
+    Refused(Reason),
+    /// Whether it is right cannot be told: its issuer's keys could not be had.
+    KeysUnavailable,
+}
+
+/// What a token says (RFC 7519 section 4.1, RFC 9068 section 2.2).
+#[derive(Debug, Clone)]
+pub struct Claims {
+    issuer: String,
+    audiences: Vec<String>,
+    expires_at: DateTime<Utc>,
+    not_before: Option<DateTime<Utc>>,
+    /// `sub`: whom it is about.
+    pub subject: Option<String>,
+    /// `scope`, as a list.
+    pub scopes: Vec<String>,
+    /// `cid` and `client_id`: older and newer names of the client; which one a token has differs by its age.
+    pub clients: [Option<String>; 2],
+}
+
+/// What a caller's token is good for, from what it says; or why it is not.
+pub type Accept<T> = Box<dyn Fn(&Claims) -> Result<T, Reason> + Send + Sync>;
+
+/// A token that was verified: what it is good for, and until when that need not be asked again.
+#[derive(Clone)]
+struct Verified<T> {
+    value: T,
+    until: DateTime<Utc>,
+    issuer: usize,
+    /// The keys with which it was verified. Once the issuer has others it is asked again.
+    keys: u64,
+}
+
+/// Verifies the tokens of some issuers.
+pub struct Verifier<T> {
+    issuers: Vec<Arc<Issuer>>,
+    audiences: Vec<String>,
+    leeway: TimeDelta,
+    /// How long a request may wait for keys.
+    patience: Duration,
+    accept: Accept<T>,
+    verified: ArcSwap<HashMap<[u8; 32], Verified<T>>>,
+}
+
+impl<T> fmt::Debug for Verifier<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verifier").field("issuers", &self.issuers).finish_non_exhaustive()
+    }
+}
+
+impl<T: Clone> Verifier<T> {
+    /// Takes tokens of these issuers that are meant for one of these audiences, compared exactly. `leeway` is how far
+    /// the issuer's clock may be off, `patience` how long a request may wait for keys.
+    pub fn new(
+        issuers: Vec<Arc<Issuer>>,
+        audiences: Vec<String>,
+        leeway: TimeDelta,
+        patience: Duration,
+        accept: Accept<T>,
+    ) -> Self {
+        Self { issuers, audiences, leeway, patience, accept, verified: ArcSwap::default() }
+    }
+
+    /// What a token is good for.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`].
+    pub async fn verify(&self, token: &str, now: DateTime<Utc>) -> Result<T, Failure> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(Failure::Refused(Reason::TooLong));
+        }
+        let digest: [u8; 32] = Sha256::digest(token).into();
+        if let Some(value) = self.remembered(&digest, now) {
+            return Ok(value);
+        }
+        let parsed = Parsed::of(token).map_err(Failure::Refused)?;
+        let (issuer, value, until) = self.check(&parsed.claims, now).map_err(Failure::Refused)?;
+        let known = self.issuers[issuer].keys();
+        let outcome = known.as_ref().map_or(Err(Reason::UnknownKey), |keys| parsed.verify(keys));
+        let keys = match (outcome, known) {
+            (Ok(()), Some(keys)) => keys,
+            // The issuer may have a key that is newer than those that are known here.
+            (Ok(()) | Err(Reason::UnknownKey), known) => self.ask_again(issuer, known.is_some(), &parsed).await?,
+            (Err(reason), _) => return Err(Failure::Refused(reason)),
+        };
+        self.remember(digest, &Verified { value: value.clone(), until, issuer, keys: keys.number }, now);
+        Ok(value)
+    }
+
+    /// Verifies a token whose key is not known with the keys that its issuer has now, and gives those.
+    async fn ask_again(&self, issuer: usize, is_any_known: bool, parsed: &Parsed<'_>) -> Result<Keys, Failure> {
+        let issuer = &self.issuers[issuer];
+        let Some(refresh) = issuer.refresh_on_demand() else {
+            // Who asks too often is answered from what is known.
+            return Err(if is_any_known { Failure::Refused(Reason::UnknownKey) } else { Failure::KeysUnavailable });
+        };
+        let is_refreshed = tokio::time::timeout(self.patience, refresh).await.is_ok_and(|is_refreshed| is_refreshed);
+        match issuer.keys() {
+            Some(keys) => match parsed.verify(&keys) {
+                Ok(()) => Ok(keys),
+                // That the key does not exist is only known from an issuer that was asked.
+                Err(Reason::UnknownKey) if !is_refreshed => Err(Failure::KeysUnavailable),
+                Err(reason) => Err(Failure::Refused(reason)),
+            },
+            None => Err(Failure::KeysUnavailable),
+        }
+    }
+
+    fn remembered(&self, digest: &[u8; 32], now: DateTime<Utc>) -> Option<T> {
+        let verified = self.verified.load();
+        let Verified { value, until, issuer, keys } = verified.get(digest)?;
+        (now < *until && self.issuers[*issuer].number() == *keys).then(|| value.clone())
+    }
+
+    fn remember(&self, digest: [u8; 32], entry: &Verified<T>, now: DateTime<Utc>) {
+        self.verified.rcu(|verified| {
+            let is_live = |entry: &Verified<T>| now < entry.until && self.issuers[entry.issuer].number() == entry.keys;
+            let mut entries = if verified.len() < MAX_VERIFIED {
+                HashMap::clone(verified)
+            } else {
+                verified.iter().filter(|(_, entry)| is_live(entry)).map(|(key, entry)| (*key, entry.clone())).collect()
+            };
+            // Nobody has so many tokens. Were it so, each would be verified again now and then.
+            if entries.len() >= MAX_VERIFIED {
+                entries.clear();
+            }
+            entries.insert(digest, entry.clone());
+            entries
+        });
+    }
+
+    /// Whether what a token says would do: the issuer's place, what the token is good for, and until when.
+    fn check(&self, claims: &Claims, now: DateTime<Utc>) -> Result<(usize, T, DateTime<Utc>), Reason> {
+        let issuer = self.issuers.iter().position(|issuer| issuer.name() == claims.issuer).ok_or(Reason::Issuer)?;
+        if !claims.audiences.iter().any(|audience| self.audiences.contains(audience)) {
+            return Err(Reason::Audience);
+        }
+        let until = claims.expires_at.checked_add_signed(self.leeway).ok_or(Reason::Malformed)?;
+        if now >= until {
+            return Err(Reason::Expired);
+        }
+        let earliest = claims.not_before.map(|not_before| not_before.checked_sub_signed(self.leeway));
+        if earliest.is_some_and(|earliest| earliest.is_some_and(|earliest| now < earliest)) {
+            return Err(Reason::NotYetValid);
+        }
+        Ok((issuer, (self.accept)(claims)?, until))
+    }
+}
+
+/// Whether a bearer token has the form of a signed one: three parts with dots between them.
+pub fn has_form(token: &str) -> bool {
+    token.bytes().filter(|byte| *byte == b'.').count() == 2
+}
+
+/// A token taken apart, not yet verified.
+struct Parsed<'a> {
+    algorithm: Algorithm,
+    key_id: Option<String>,
+    claims: Claims,
+    /// What was signed.
+    message: &'a str,
+    signature: Vec<u8>,
+}
+
+impl<'a> Parsed<'a> {
+    /// Takes a token in compact form (RFC 7515 section 7.1) apart.
+    fn of(token: &'a str) -> Result<Self, Reason> {
+        let (message, signature) = token.rsplit_once('.').ok_or(Reason::Malformed)?;
+        let (header, claims) = message.split_once('.').ok_or(Reason::Malformed)?;
+        let header: Header = object(header)?;
+        if header.has_critical {
+            return Err(Reason::Critical);
+        }
+        let algorithm = Algorithm::named(&header.alg).ok_or(Reason::Algorithm)?;
+        let claims = object::<RawClaims>(claims)?.try_into()?;
+        let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| Reason::Malformed)?;
+        Ok(Self { algorithm, key_id: header.kid, claims, message, signature })
+    }
+
+    /// Checks the signature with the keys that the issuer has.
+    fn verify(&self, keys: &Keys) -> Result<(), Reason> {
+        let mut outcome = Err(Reason::UnknownKey);
+        for key in keys.set.iter().filter(|key| key.answers_to(self.key_id.as_deref())) {
+            if key.verifies(self.algorithm, self.message.as_bytes(), &self.signature) {
+                return Ok(());
+            }
+            outcome = Err(if key.allows(self.algorithm) { Reason::Signature } else { Reason::Algorithm });
+        }
+        outcome
+    }
+}
+
+/// The header's members that matter (RFC 7515 section 4.1). Those that name or hold a key are not looked at: keys come
+/// from the issuer alone.
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+    kid: Option<String>,
+    #[serde(rename = "crit", default, deserialize_with = "is_there")]
+    has_critical: bool,
+}
+
+#[derive(Deserialize)]
+struct RawClaims {
+    iss: String,
+    aud: OneOrMany,
+    exp: serde_json::Number,
+    nbf: Option<serde_json::Number>,
+    sub: Option<String>,
+    scope: Option<OneOrMany>,
+    cid: Option<String>,
+    client_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl TryFrom<RawClaims> for Claims {
+    type Error = Reason;
+
+    fn try_from(raw: RawClaims) -> Result<Self, Reason> {
+        let RawClaims { iss, aud, exp, nbf, sub, scope, cid, client_id } = raw;
+        Ok(Self {
+            issuer: iss,
+            audiences: match aud {
+                OneOrMany::One(audience) => vec![audience],
+                OneOrMany::Many(audiences) => audiences,
+            },
+            expires_at: instant(&exp)?,
+            not_before: nbf.as_ref().map(instant).transpose()?,
+            subject: sub,
+            scopes: match scope {
+                None => Vec::new(),
+                Some(OneOrMany::One(scopes)) => scopes.split(' ').map(str::to_owned).collect(),
+                Some(OneOrMany::Many(scopes)) => scopes,
+            },
+            clients: [cid, client_id],
+        })
+    }
+}
+
+/// A `NumericDate` (RFC 7519 section 2): seconds since 1970, maybe with a fraction.
+fn instant(date: &serde_json::Number) -> Result<DateTime<Utc>, Reason> {
+    let whole = date.as_i64().and_then(|seconds| DateTime::from_timestamp(seconds, 0));
+    let fractional = || {
+        let micros = (date.as_f64()? * 1e6).floor();
+        // Beyond it a float no longer tells microseconds apart, and no token lives that long.
+        #[expect(clippy::cast_possible_truncation, reason = "it was compared with bounds that fit")]
+        (micros.abs() < 9e15).then_some(micros as i64).and_then(DateTime::from_timestamp_micros)
+    };
+    whole.or_else(fractional).ok_or(Reason::Malformed)
+}
+
+/// A JSON object in base64url without padding. serde would also take an array for a struct.
+fn object<T: for<'de> Deserialize<'de>>(part: &str) -> Result<T, Reason> {
+    let json = URL_SAFE_NO_PAD.decode(part).map_err(|_| Reason::Malformed)?;
+    let is_object = json.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    if is_object { serde_json::from_slice(&json).map_err(|_| Reason::Malformed) } else { Err(Reason::Malformed) }
+}
+
+fn is_there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(deserializer).map(|_| true)
+}
