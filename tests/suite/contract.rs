@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 use tollgate::{
     domain::token::Role,
-    http::{auth, contract::Contract},
+    http::{
+        auth::{self, guard::Allowance},
+        contract::Contract,
+    },
 };
 
 use crate::{
@@ -442,6 +445,15 @@ on_both! {
             let refused = walk.ask_with(&operation.id, &target(&operation, &id), &[JSON], body).await;
             refused.expect_problem(428, "if_match_required");
         }
+        let wary = database.app_with(Options { allowance: Allowance { burst: 0, ..Allowance::default() }, ..Options::default() }).await;
+        walk.app = &wary;
+        for operation in walk.operations() {
+            let wrong = if operation.is_hook() { "Basic aG9vazp3cm9uZw==" } else { "Bearer wrong" };
+            let path = target(&operation, &id);
+            let refused = walk.send(&operation, &path, &[JSON, ("authorization", wrong)], String::new()).await;
+            refused.expect_problem(429, "too_many_failures");
+        }
+        walk.app = &strict;
         strict.database.close().await;
         for operation in walk.operations() {
             let body = sample(&operation.id).map_or_else(String::new, |body| body.to_string());

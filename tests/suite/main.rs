@@ -15,6 +15,8 @@ mod domain;
 mod entitlement;
 mod feed;
 mod hook;
+mod issuer;
+mod jwt;
 mod layering;
 mod operations;
 mod outage;

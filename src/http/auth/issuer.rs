@@ -347,11 +347,12 @@ impl Issuer {
         let fetched = fetched.unwrap_or(Err(FetchError::TimedOut(self.pace.timeout)));
         match fetched {
             Ok(set) => {
-                self.service.metrics().count_keys_read(&self.name, set.len(), self.service.now());
+                let usable = set.iter().filter(|key| key.is_usable()).count();
+                self.service.metrics().count_keys_read(&self.name, usable, self.service.now());
                 let is_known = self.keys.load().as_ref().is_some_and(|known| known.set == set);
                 if !is_known {
                     let number = self.number() + 1;
-                    tracing::info!(issuer = self.name, keys = set.len(), "an issuer has other keys than before");
+                    tracing::info!(issuer = self.name, keys = usable, "an issuer has other keys than before");
                     self.keys.store(Some(Arc::new(Keys { set, number })));
                     self.number.store(number, Ordering::Release);
                 }

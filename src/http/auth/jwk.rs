@@ -81,6 +81,9 @@ enum Material {
     /// The same.
     P384(Vec<u8>),
     P521(Box<p521::EncodedPoint>),
+    /// One that checks no signature here: of another kind, for another purpose, weak or malformed. It is kept for its
+    /// name, so that the issuer is not asked for it again.
+    Unusable,
 }
 
 /// A public key that checks signatures.
@@ -93,12 +96,17 @@ pub struct Key {
 }
 
 impl Key {
-    /// Whether a token that names this key may mean it. A token or a key without a name fits any.
+    /// Whether a token that names this key may mean it. A token or a key without a name fits any that can be used.
     pub fn answers_to(&self, id: Option<&str>) -> bool {
         match (id, &self.id) {
             (Some(wanted), Some(id)) => wanted == id,
-            (None, _) | (_, None) => true,
+            (None, _) | (_, None) => self.is_usable(),
         }
+    }
+
+    /// Whether the key checks signatures.
+    pub fn is_usable(&self) -> bool {
+        self.material != Material::Unusable
     }
 
     /// Whether the key is good for an algorithm.
@@ -108,6 +116,7 @@ impl Key {
             Material::P256(_) => algorithm == Algorithm::Es256,
             Material::P384(_) => algorithm == Algorithm::Es384,
             Material::P521(_) => algorithm == Algorithm::Es512,
+            Material::Unusable => false,
         };
         fits && self.algorithm.is_none_or(|only| only == algorithm)
     }
@@ -125,6 +134,7 @@ impl Key {
                 Material::P256(point) => elliptic(&rs::ECDSA_P256_SHA256_FIXED, point),
                 Material::P384(point) => elliptic(&rs::ECDSA_P384_SHA384_FIXED, point),
                 Material::P521(point) => verifies_p521(point, message, signature),
+                Material::Unusable => false,
             }
     }
 }
@@ -160,7 +170,6 @@ struct Document {
 #[derive(Deserialize)]
 struct Jwk {
     kty: String,
-    kid: Option<String>,
     #[serde(rename = "use")]
     purpose: Option<String>,
     key_ops: Option<Vec<String>>,
@@ -172,7 +181,7 @@ struct Jwk {
     y: Option<String>,
 }
 
-/// Reads a JWK set (RFC 7517 section 5). Keys that are for something else, weak or malformed are left out.
+/// Reads a JWK set (RFC 7517 section 5).
 ///
 /// # Errors
 ///
@@ -183,12 +192,18 @@ pub fn parse(document: &[u8]) -> Result<KeySet, KeySetError> {
     if count > MAX_KEYS {
         return Err(KeySetError::TooMany(count));
     }
-    let keys: KeySet = keys.into_iter().filter_map(key).collect();
-    if keys.is_empty() { Err(KeySetError::NoneUsable(count)) } else { Ok(keys) }
+    let keys: KeySet = keys.into_iter().map(key).collect();
+    if keys.iter().any(Key::is_usable) { Ok(keys) } else { Err(KeySetError::NoneUsable(count)) }
 }
 
-fn key(document: serde_json::Value) -> Option<Key> {
-    let jwk: Jwk = serde_json::from_value(document).ok()?;
+fn key(document: serde_json::Value) -> Key {
+    let id = document.get("kid").and_then(|id| id.as_str()).map(str::to_owned);
+    let usable = serde_json::from_value(document).ok().and_then(|jwk| usable(&jwk));
+    let (algorithm, material) = usable.unwrap_or((None, Material::Unusable));
+    Key { id, algorithm, material }
+}
+
+fn usable(jwk: &Jwk) -> Option<(Option<Algorithm>, Material)> {
     let is_for_signatures = jwk.purpose.as_deref().is_none_or(|purpose| purpose == "sig")
         && jwk.key_ops.as_ref().is_none_or(|operations| operations.iter().any(|operation| operation == "verify"));
     if !is_for_signatures {
@@ -200,17 +215,17 @@ fn key(document: serde_json::Value) -> Option<Key> {
         None => None,
     };
     let material = match (jwk.kty.as_str(), jwk.crv.as_deref()) {
-        ("RSA", _) => rsa(&jwk)?,
-        ("EC", Some("P-256")) => Material::P256(point(&jwk, 32)?),
-        ("EC", Some("P-384")) => Material::P384(point(&jwk, 48)?),
+        ("RSA", _) => rsa(jwk)?,
+        ("EC", Some("P-256")) => Material::P256(point(jwk, 32)?),
+        ("EC", Some("P-384")) => Material::P384(point(jwk, 48)?),
         ("EC", Some("P-521")) => {
-            let point = p521::EncodedPoint::from_bytes(point(&jwk, 66)?).ok()?;
+            let point = p521::EncodedPoint::from_bytes(point(jwk, 66)?).ok()?;
             p521::ecdsa::VerifyingKey::from_encoded_point(&point).ok()?;
             Material::P521(Box::new(point))
         }
         _ => return None,
     };
-    Some(Key { id: jwk.kid, algorithm, material })
+    Some((algorithm, material))
 }
 
 fn rsa(jwk: &Jwk) -> Option<Material> {

@@ -171,13 +171,15 @@ impl<T: Clone> Verifier<T> {
         }
         let parsed = Parsed::of(token).map_err(Failure::Refused)?;
         let (issuer, value, until) = self.check(&parsed.claims, now).map_err(Failure::Refused)?;
-        let known = self.issuers[issuer].keys();
-        let outcome = known.as_ref().map_or(Err(Reason::UnknownKey), |keys| parsed.verify(keys));
-        let keys = match (outcome, known) {
-            (Ok(()), Some(keys)) => keys,
-            // The issuer may have a key that is newer than those that are known here.
-            (Ok(()) | Err(Reason::UnknownKey), known) => self.ask_again(issuer, known.is_some(), &parsed).await?,
-            (Err(reason), _) => return Err(Failure::Refused(reason)),
+        let keys = match self.issuers[issuer].keys() {
+            Some(keys) => match parsed.verify(&keys) {
+                Ok(()) => keys,
+                // The issuer may have a key that is newer than those that are known here; it is not one that a token
+                // has to bring along.
+                Err(Reason::UnknownKey) if !parsed.brings_key => self.ask_again(issuer, true, &parsed).await?,
+                Err(reason) => return Err(Failure::Refused(reason)),
+            },
+            None => self.ask_again(issuer, false, &parsed).await?,
         };
         self.remember(digest, &Verified { value: value.clone(), until, issuer, keys: keys.number }, now);
         Ok(value)
@@ -252,6 +254,8 @@ pub fn has_form(token: &str) -> bool {
 struct Parsed<'a> {
     algorithm: Algorithm,
     key_id: Option<String>,
+    /// Whether its header holds a key, or tells where one is.
+    brings_key: bool,
     claims: Claims,
     /// What was signed.
     message: &'a str,
@@ -270,7 +274,8 @@ impl<'a> Parsed<'a> {
         let algorithm = Algorithm::named(&header.alg).ok_or(Reason::Algorithm)?;
         let claims = object::<RawClaims>(claims)?.try_into()?;
         let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| Reason::Malformed)?;
-        Ok(Self { algorithm, key_id: header.kid, claims, message, signature })
+        let brings_key = [header.jku, header.jwk, header.x5u, header.x5c].iter().any(Option::is_some);
+        Ok(Self { algorithm, key_id: header.kid, brings_key, claims, message, signature })
     }
 
     /// Checks the signature with the keys that the issuer has.
@@ -286,14 +291,18 @@ impl<'a> Parsed<'a> {
     }
 }
 
-/// The header's members that matter (RFC 7515 section 4.1). Those that name or hold a key are not looked at: keys come
-/// from the issuer alone.
+/// The header's members that matter (RFC 7515 section 4.1). What those hold that bring a key is not looked at: keys
+/// come from the issuer alone.
 #[derive(Deserialize)]
 struct Header {
     alg: String,
     kid: Option<String>,
     #[serde(rename = "crit", default, deserialize_with = "is_there")]
     has_critical: bool,
+    jku: Option<IgnoredAny>,
+    jwk: Option<IgnoredAny>,
+    x5u: Option<IgnoredAny>,
+    x5c: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
