@@ -18,6 +18,23 @@ pub fn is_representable(instant: DateTime<Utc>) -> bool {
     (1..=9999).contains(&instant.year())
 }
 
+/// The instant of an RFC 3339 timestamp with `T` and an offset, in the years that RFC 3339 can write, cut to the
+/// microsecond; none when the text is no such timestamp.
+#[must_use]
+pub fn parse(text: &str) -> Option<DateTime<Utc>> {
+    // chrono takes a blank, too, where RFC 3339 section 5.6 has the letter, and a typographic minus for the sign.
+    if !text.is_ascii() || !matches!(text.as_bytes().get(10), Some(b'T' | b't')) {
+        return None;
+    }
+    let instant = DateTime::parse_from_rfc3339(text).ok()?.to_utc();
+    // A leap second is kept by neither database; the last instant before it is the nearest one they keep.
+    let instant = match instant.nanosecond().checked_sub(1_000_000_000) {
+        Some(_) => instant.with_nanosecond(999_999_999).unwrap_or(instant),
+        None => instant,
+    };
+    is_representable(instant).then(|| truncated(instant))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,7 +14,8 @@ use super::problem::FieldError;
 use crate::domain::{
     scope::{MAX_SCOPE_LENGTH, Scope},
     subject::{MAX_SUBJECT_ID_BYTES, SubjectId},
-    time::{is_representable, truncated},
+    time,
+    token::MAX_NAME_LENGTH,
 };
 
 /// Declares a text of the wire: a string, as whatever type its schema describes it, that is not parsed yet.
@@ -109,6 +110,23 @@ text! {
     }
 }
 
+text! {
+    /// The id of a token.
+    TokenId, "string", |schema| {
+        schema.format = Some("uuid");
+    }
+}
+
+text! {
+    /// The name of a token.
+    TokenNameText, "string", |schema| {
+        schema.pattern = Some("^[A-Za-z0-9._-]+$".to_owned());
+        schema.min_length = Some(1);
+        schema.max_length = Some(MAX_NAME_LENGTH);
+        schema.example = Some("billing".into());
+    }
+}
+
 impl Timestamp {
     /// The instant, cut to the microsecond.
     ///
@@ -117,18 +135,7 @@ impl Timestamp {
     /// A [`FieldError`] at `pointer` when it is no RFC 3339 timestamp with offset, or its year is not 0001 to 9999.
     pub fn parse(&self, pointer: &str) -> Result<DateTime<Utc>, FieldError> {
         let expected = "expected an RFC 3339 timestamp with `T` and an offset, in the years 0001 to 9999";
-        let invalid = || FieldError::new(pointer, expected);
-        // chrono takes a blank, too, where RFC 3339 section 5.6 has the letter, and a typographic minus for the sign.
-        if !self.0.is_ascii() || !matches!(self.0.as_bytes().get(10), Some(b'T' | b't')) {
-            return Err(invalid());
-        }
-        let instant = DateTime::parse_from_rfc3339(&self.0).map_err(|_| invalid())?.to_utc();
-        // A leap second is kept by neither database; the last instant before it is the nearest one they keep.
-        let instant = match instant.nanosecond().checked_sub(1_000_000_000) {
-            Some(_) => instant.with_nanosecond(999_999_999).unwrap_or(instant),
-            None => instant,
-        };
-        if is_representable(instant) { Ok(truncated(instant)) } else { Err(invalid()) }
+        time::parse(&self.0).ok_or_else(|| FieldError::new(pointer, expected))
     }
 }
 
@@ -167,19 +174,31 @@ impl SubjectIdText {
     }
 }
 
-impl SubscriptionId {
-    /// The id; none when the text cannot be one, and so names nothing.
-    pub fn parse(&self) -> Option<Uuid> {
-        // Hyphenated only: the braces and the URN that the parser takes, too, would be further names of one resource.
-        (self.0.len() == 36).then(|| Uuid::try_parse(&self.0).ok()).flatten()
-    }
+/// The id that a text spells; none when it cannot be one, and so names nothing.
+fn parse_id(text: &str) -> Option<Uuid> {
+    // Hyphenated only: the braces and the URN that the parser takes, too, would be further names of one resource.
+    (text.len() == 36).then(|| Uuid::try_parse(text).ok()).flatten()
 }
 
-impl From<Uuid> for SubscriptionId {
-    fn from(id: Uuid) -> Self {
-        Self(id.to_string())
-    }
+macro_rules! id {
+    ($name:ident) => {
+        impl $name {
+            /// The id; none when the text cannot be one, and so names nothing.
+            pub fn parse(&self) -> Option<Uuid> {
+                parse_id(&self.0)
+            }
+        }
+
+        impl From<Uuid> for $name {
+            fn from(id: Uuid) -> Self {
+                Self(id.to_string())
+            }
+        }
+    };
 }
+
+id!(SubscriptionId);
+id!(TokenId);
 
 /// Reads a member that may be absent, and may not be null.
 ///
