@@ -15,7 +15,7 @@ pub struct Model {
     pub actor: String,
     /// The id of the request that made it.
     pub request_id: String,
-    /// `catalogue` or `subscription`: which noun was changed.
+    /// `catalogue`, `subscription` or `token`: which noun was changed.
     pub noun: String,
     /// What was done, such as `create` or `cancel`.
     pub action: String,
@@ -27,6 +27,8 @@ pub struct Model {
     pub subject_type: Option<String>,
     /// The id of that subject.
     pub subject_id: Option<String>,
+    /// The token that was changed.
+    pub token_id: Option<Uuid>,
 }
 
 /// The tables that refer to this one, or are referred to: none, a change outlives what it tells of.

@@ -7,3 +7,4 @@ pub mod catalogue;
 pub mod change;
 pub mod subscription;
 pub mod subscription_scope;
+pub mod token;

@@ -16,6 +16,7 @@ mod dialect;
 mod m20261122_000001_create_catalogue;
 mod m20261122_000002_create_subscription;
 mod m20261122_000003_create_change;
+mod m20261122_000004_create_token;
 
 /// All steps, in order.
 #[derive(Debug)]
@@ -28,6 +29,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261122_000001_create_catalogue::Migration),
             Box::new(m20261122_000002_create_subscription::Migration),
             Box::new(m20261122_000003_create_change::Migration),
+            Box::new(m20261122_000004_create_token::Migration),
         ]
     }
 }
