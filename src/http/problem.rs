@@ -242,10 +242,16 @@ impl From<service::Error> for Problem {
             Error::Transition(TransitionError::Canceled) => {
                 conflict("canceled", "The subscription is canceled, so it cannot be changed.")
             }
+            Error::TokenExists => conflict("token_exists", "A token of that name exists, or existed."),
+            Error::TooManyTokens => {
+                conflict("too_many_tokens", "There are too many live tokens; revoke some that nobody uses.")
+            }
+            Error::TokenExpiry(error) => Self::invalid_value(vec![FieldError::new("#/expiresAt", error)]),
+            Error::TokenRevoked(_) => conflict("already_revoked", "The token is already revoked."),
             Error::Store(error) => Self::of_store(error),
             Error::Unknown => Self::unavailable("unavailable", "The database cannot be asked; try again."),
             Error::TimedOut => Self::outcome_unknown(),
-            Error::Aborted(_) => Self::of_status(StatusCode::INTERNAL_SERVER_ERROR),
+            Error::Aborted(_) | Error::NoRandomness => Self::of_status(StatusCode::INTERNAL_SERVER_ERROR),
         };
         problem.cause = Some(Arc::new(error));
         problem
@@ -321,6 +327,8 @@ statuses! {
     Create = [400, 401, 403, 408, 409, 413, 415, 422, 429, 500, 503];
     /// Changing a resource.
     Change = [400, 401, 403, 404, 408, 409, 412, 413, 415, 422, 428, 429, 500, 503];
+    /// Doing something to a resource without a version.
+    Act = [400, 401, 403, 404, 408, 409, 413, 415, 429, 500, 503];
     /// Deleting a resource that nothing can refer to.
     Delete = [400, 401, 403, 404, 412, 428, 429, 500, 503];
     /// Deleting a resource that others may refer to.

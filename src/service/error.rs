@@ -1,7 +1,12 @@
 //! What a use case can answer instead of a value.
 
 use crate::{
-    domain::{life::TransitionError, scope::Scope, window::InvalidWindow},
+    domain::{
+        life::TransitionError,
+        scope::Scope,
+        token::{AlreadyRevoked, InvalidExpiry},
+        window::InvalidWindow,
+    },
     store,
 };
 
@@ -35,6 +40,21 @@ pub enum Error {
     /// The resource's status does not allow it.
     #[error(transparent)]
     Transition(#[from] TransitionError),
+    /// Another token has, or had, that name.
+    #[error("a token of that name exists, or existed")]
+    TokenExists,
+    /// There is no room for another token.
+    #[error("there are too many tokens")]
+    TooManyTokens,
+    /// The token would have ended already.
+    #[error(transparent)]
+    TokenExpiry(#[from] InvalidExpiry),
+    /// The token is revoked already.
+    #[error(transparent)]
+    TokenRevoked(#[from] AlreadyRevoked),
+    /// The machine gave no random bytes for a secret.
+    #[error("there are no random bytes to be had")]
+    NoRandomness,
     /// The database gave no value.
     #[error(transparent)]
     Store(#[from] store::Error),

@@ -27,11 +27,11 @@ use uuid::Uuid;
 
 use super::{
     Clock,
-    cache::{CatalogueCache, FactsCache, Ground},
+    cache::{CatalogueCache, FactsCache, Ground, TokenCache},
 };
 use crate::store::{
     self,
-    change::{Horizon, Look, News},
+    change::{Horizon, Look, News, Stale},
     lane::Connection,
 };
 
@@ -73,6 +73,7 @@ pub struct Feed {
     ground: Arc<Ground>,
     facts: Arc<FactsCache>,
     catalogue: Arc<CatalogueCache>,
+    tokens: Arc<TokenCache>,
     clock: Arc<dyn Clock>,
     /// This replica among all, as notifications name their sender.
     replica: Uuid,
@@ -90,6 +91,7 @@ impl Feed {
         ground: Arc<Ground>,
         facts: Arc<FactsCache>,
         catalogue: Arc<CatalogueCache>,
+        tokens: Arc<TokenCache>,
         clock: Arc<dyn Clock>,
         replica: Uuid,
     ) -> Arc<Self> {
@@ -97,6 +99,7 @@ impl Feed {
             ground,
             facts,
             catalogue,
+            tokens,
             clock,
             replica,
             wake: Notify::new(),
@@ -208,7 +211,15 @@ impl Feed {
         self.ground.metrics.count_feed_doubt();
         self.facts.doubt();
         self.catalogue.doubt();
+        self.tokens.doubt();
         self.reload_catalogue();
+    }
+
+    /// Makes all that is cached be read again: something was changed, and what is not known.
+    fn all_changed(&self) {
+        self.facts.all_changed();
+        self.catalogue.changed();
+        self.tokens.changed();
     }
 
     /// Reads the rules again before a request needs them, so that they are known even if the database goes away.
@@ -225,21 +236,22 @@ impl Feed {
         let since = TimeDelta::from_std(asked_at.elapsed() / 2).unwrap_or_default();
         self.ground.metrics.observe_skew(database_now - (now - since));
         let Some(news) = news else {
-            self.facts.all_changed();
-            self.catalogue.changed();
+            self.all_changed();
             self.reload_catalogue();
             return horizon;
         };
-        for News { seq, subject, at } in news {
+        for News { seq, stale, at } in news {
             self.ground.metrics.observe_visibility((self.clock.now() - at).to_std().unwrap_or_default());
             if self.own().remove(&seq) {
                 continue;
             }
-            if let Some(subject) = subject {
-                self.facts.changed(&subject);
-            } else {
-                self.catalogue.changed();
-                self.reload_catalogue();
+            match stale {
+                Stale::Subject(subject) => self.facts.changed(&subject),
+                Stale::Catalogue => {
+                    self.catalogue.changed();
+                    self.reload_catalogue();
+                }
+                Stale::Tokens => self.tokens.changed(),
             }
         }
         horizon
@@ -255,8 +267,7 @@ impl Feed {
                     if present != version {
                         tracing::warn!("another process has written to the database file");
                         version = present;
-                        self.facts.all_changed();
-                        self.catalogue.changed();
+                        self.all_changed();
                     }
                     self.ground.trust.heard(asked_at);
                 }

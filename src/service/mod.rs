@@ -33,13 +33,18 @@ pub mod error;
 pub mod feed;
 pub mod metrics;
 pub mod subscription;
+pub mod token;
 
-use cache::{Ages, Breaker, CatalogueCache, FactsCache, Found, Ground, TRUST_FOR, Trust};
+use cache::{
+    Ages, Breaker, CatalogueCache, FactsCache, Found, Ground, TRUST_FOR, TokenCache, Trust, catalogue_cache,
+    token_cache,
+};
 pub use clock::{Clock, SystemClock};
 pub use error::{Error, Result};
 use feed::Feed;
 pub use feed::FeedSettings;
 pub use metrics::Metrics;
+use token::Uses;
 
 /// What an operator decides about the rules.
 #[derive(Debug, Clone, Copy)]
@@ -102,10 +107,13 @@ impl Expected {
 enum Touched {
     Subject(Subject),
     Catalogue,
+    Tokens,
 }
 
 /// How long a commit may take before its outcome counts as unknown.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a read of the tokens may take before it counts as unanswered.
+const TOKENS_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the management API waits for a use case.
 const API_TIMEOUT: Duration = Duration::from_secs(6);
 /// How long a write may take after nobody waits for it any more, before its connection is given up.
@@ -119,6 +127,8 @@ pub struct Service {
     ground: Arc<Ground>,
     facts: Arc<FactsCache>,
     catalogue: Arc<CatalogueCache>,
+    live_tokens: Arc<TokenCache>,
+    uses: Uses,
     feed: Arc<Feed>,
     metrics: Arc<Metrics>,
     policy: Policy,
@@ -128,35 +138,50 @@ impl Service {
     /// The use cases on a database.
     #[must_use]
     pub fn new(database: Database, clock: Arc<dyn Clock>, metrics: Arc<Metrics>, policy: Policy) -> Arc<Self> {
+        let trust = Arc::new(Trust::unwatched());
+        let ages = Ages { max_age: policy.max_age, max_stale: policy.max_stale };
         let ground = Arc::new(Ground {
             database: database.clone(),
             metrics: Arc::clone(&metrics),
-            ages: Ages { max_age: policy.max_age, max_stale: policy.max_stale },
+            ages,
             // A request whose query gets no answer still has the time to be answered from what is known.
             query_timeout: policy.hook_timeout * 3 / 4,
-            trust: Trust::unwatched(),
+            trust: Arc::clone(&trust),
+            breaker: Breaker::default(),
+        });
+        let api_ground = Arc::new(Ground {
+            database: database.clone(),
+            metrics: Arc::clone(&metrics),
+            ages,
+            query_timeout: TOKENS_TIMEOUT,
+            trust,
             breaker: Breaker::default(),
         });
         let facts = FactsCache::new(Arc::clone(&ground));
-        let catalogue = CatalogueCache::new(Arc::clone(&ground));
+        let catalogue = catalogue_cache(Arc::clone(&ground));
+        let live_tokens = token_cache(api_ground, Arc::clone(&clock));
         let feed = Feed::new(
             Arc::clone(&ground),
             Arc::clone(&facts),
             Arc::clone(&catalogue),
+            Arc::clone(&live_tokens),
             Arc::clone(&clock),
             new_id(clock.now()),
         );
-        Arc::new(Self { clock, database, ground, facts, catalogue, feed, metrics, policy })
+        let uses = Uses::default();
+        Arc::new(Self { clock, database, ground, facts, catalogue, live_tokens, uses, feed, metrics, policy })
     }
 
-    /// Watches for changes made elsewhere until the set is dropped. A service that is not alone on its database must
+    /// Watches for changes made elsewhere, and does what is done from time to time, until the set is dropped. A service that is not alone on its database must
     /// be watching before it answers anything.
     ///
     /// # Errors
     ///
     /// [`Error::Store`] when the database cannot be asked.
-    pub async fn watch(&self, settings: FeedSettings) -> Result<JoinSet<()>> {
-        Ok(self.feed.watch(settings).await?)
+    pub async fn watch(self: &Arc<Self>, settings: FeedSettings) -> Result<JoinSet<()>> {
+        let mut tasks = self.feed.watch(settings).await?;
+        tasks.spawn(Arc::clone(self).go_on_writing_uses());
+        Ok(tasks)
     }
 
     /// The metrics of this service.
@@ -196,6 +221,7 @@ impl Service {
 
     /// Closes the database, after what is under way.
     pub async fn close(&self) {
+        self.write_last_uses().await;
         self.database.close().await;
     }
 
@@ -230,6 +256,10 @@ impl Service {
                 self.catalogue.changed();
                 // Read before the answer, so that the rules are known even if the database goes away right after.
                 self.catalogue.get(self.policy.hook_timeout).await;
+            }
+            Touched::Tokens => {
+                self.live_tokens.changed();
+                self.live_tokens.get(TOKENS_TIMEOUT).await;
             }
         }
         self.feed.committed();

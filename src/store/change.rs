@@ -55,6 +55,11 @@ pub enum Noun<'a> {
         /// Who holds it.
         subject: &'a Subject,
     },
+    /// A token of the management API.
+    Token {
+        /// Its id.
+        id: Uuid,
+    },
 }
 
 /// One write, to be recorded in its own transaction.
@@ -79,9 +84,10 @@ pub struct Change<'a> {
 /// [`super::Error::Unavailable`] when the database cannot be asked.
 pub async fn insert(transaction: &DatabaseTransaction, change: Change<'_>) -> Result<i64> {
     let Change { at, actor, request_id, action, noun } = change;
-    let (noun, scope, subscription_id, subject) = match noun {
-        Noun::Catalogue { scope } => ("catalogue", Some(scope), None, None),
-        Noun::Subscription { id, subject } => ("subscription", None, Some(id), Some(subject)),
+    let (noun, scope, subscription_id, subject, token_id) = match noun {
+        Noun::Catalogue { scope } => ("catalogue", Some(scope), None, None, None),
+        Noun::Subscription { id, subject } => ("subscription", None, Some(id), Some(subject), None),
+        Noun::Token { id } => ("token", None, None, None, Some(id)),
     };
     let row = ActiveModel {
         seq: NotSet,
@@ -94,6 +100,7 @@ pub async fn insert(transaction: &DatabaseTransaction, change: Change<'_>) -> Re
         subscription_id: Set(subscription_id),
         subject_type: Set(subject.map(|subject| subject.kind.as_str().to_owned())),
         subject_id: Set(subject.map(|subject| subject.id.as_str().to_owned())),
+        token_id: Set(token_id),
     };
     Ok(Entity::insert(row).exec(transaction).await?.last_insert_id)
 }
@@ -105,13 +112,24 @@ pub async fn insert(transaction: &DatabaseTransaction, change: Change<'_>) -> Re
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Horizon(String);
 
+/// What a change makes stale in a cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stale {
+    /// The rules of the catalogue.
+    Catalogue,
+    /// What a subject holds.
+    Subject(Subject),
+    /// Who may call the management API.
+    Tokens,
+}
+
 /// A change that was made, as far as a cache needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct News {
     /// Its place in the table.
     pub seq: i64,
-    /// Whose subscription was changed; none when it was the catalogue.
-    pub subject: Option<Subject>,
+    /// What it makes stale.
+    pub stale: Stale,
     /// When it was made, by the clock of the replica that made it.
     pub at: DateTime<Utc>,
 }
@@ -158,12 +176,15 @@ pub async fn look(connection: &mut PgConnection, since: &Horizon) -> Result<Look
 }
 
 fn news(seq: i64, noun: &str, kind: Option<String>, id: Option<String>, at: DateTime<Utc>) -> Option<News> {
-    let subject = match noun {
-        "catalogue" => None,
-        "subscription" => Some(Subject { kind: SubjectType::parse(&kind?)?, id: SubjectId::parse(&id?).ok()? }),
+    let stale = match noun {
+        "catalogue" => Stale::Catalogue,
+        "subscription" => {
+            Stale::Subject(Subject { kind: SubjectType::parse(&kind?)?, id: SubjectId::parse(&id?).ok()? })
+        }
+        "token" => Stale::Tokens,
         _ => return None,
     };
-    Some(News { seq, subject, at })
+    Some(News { seq, stale, at })
 }
 
 /// Which version of the file the writer's connection sees: it changes when another process writes to it.

@@ -12,6 +12,7 @@ pub mod facts;
 pub mod lane;
 pub mod schema;
 pub mod subscription;
+pub mod token;
 
 pub use database::Database;
 pub use error::{Error, Result};

@@ -20,6 +20,8 @@ mod catalogue;
 mod facts;
 mod platform;
 mod protocol;
+mod snapshot;
+mod token;
 mod trust;
 
 use std::{
@@ -28,9 +30,11 @@ use std::{
 };
 
 pub use breaker::Breaker;
-pub use catalogue::CatalogueCache;
+pub use catalogue::{CatalogueCache, catalogue_cache};
 pub use facts::FactsCache;
 pub use platform::CacheSize;
+pub use snapshot::SnapshotCache;
+pub use token::{KEPT_AFTER_EXPIRY, TokenCache, token_cache};
 pub use trust::{TRUST_FOR, Trust};
 
 use super::metrics::Metrics;
@@ -45,7 +49,8 @@ pub struct Ages {
     pub max_stale: Duration,
 }
 
-/// What the caches of one service share.
+/// What caches stand on: those of the hooks on one ground, that of the management API's tokens on another, so that the
+/// trouble of one is not the other's.
 #[derive(Debug)]
 pub struct Ground {
     /// The database.
@@ -57,7 +62,7 @@ pub struct Ground {
     /// How long one query may take before it counts as unanswered.
     pub query_timeout: Duration,
     /// Whether changes made elsewhere would be known by now.
-    pub trust: Trust,
+    pub trust: Arc<Trust>,
     /// Whether the database is asked at all.
     pub breaker: Breaker,
 }
