@@ -3,21 +3,35 @@
 use poem_openapi::OpenApiService;
 use serde_yaml::Value;
 
-use super::{catalogue::CatalogueApi, entitlement::EntitlementApi, hook::HookApi, subscription::SubscriptionApi};
+use super::{
+    catalogue::CatalogueApi, entitlement::EntitlementApi, hook::HookApi, subscription::SubscriptionApi, token::TokenApi,
+};
 
 /// The version of OpenAPI in which the documents are written; the library says 3.0.0, which allows no less.
 const OPENAPI_VERSION: &str = "3.0.3";
 
 /// Schemas of requests that refuse unknown members (`deny_unknown_fields`), which the library does not write down.
-const CLOSED: [&str; 6] = ["NewScope", "ScopePatch", "NewSubscription", "SubscriptionPatch", "Cancellation", "Subject"];
+const CLOSED: [&str; 8] = [
+    "NewScope",
+    "ScopePatch",
+    "NewSubscription",
+    "SubscriptionPatch",
+    "Cancellation",
+    "Subject",
+    "NewToken",
+    "Revocation",
+];
 
 /// Members that may be null, by schema, and whether they must be there all the same: the library writes down neither.
-const NULLABLE: [(&str, &str, bool); 5] = [
+const NULLABLE: [(&str, &str, bool); 8] = [
     ("HookRequest", "user", false),
     ("NewSubscription", "validUntil", true),
     ("Subscription", "validUntil", true),
     ("SubscriptionPatch", "validUntil", false),
     ("ScopePatch", "description", false),
+    ("NewToken", "expiresAt", true),
+    ("Token", "expiresAt", true),
+    ("IssuedToken", "expiresAt", true),
 ];
 
 /// A contract.
@@ -30,7 +44,7 @@ pub enum Contract {
 }
 
 /// The operations of the management API.
-pub type ManagementApi = (CatalogueApi, SubscriptionApi, EntitlementApi);
+pub type ManagementApi = (CatalogueApi, SubscriptionApi, EntitlementApi, TokenApi);
 
 /// The hooks, as the library serves and describes them.
 #[must_use]
@@ -45,7 +59,7 @@ pub fn hooks() -> OpenApiService<HookApi, ()> {
 pub fn management() -> OpenApiService<ManagementApi, ()> {
     let description = "The API by which billing and support manage the catalogue and the subscriptions. \
         Unknown members and parameters are refused. Times are RFC 3339, in any offset, and answered in UTC.";
-    let apis = (CatalogueApi, SubscriptionApi, EntitlementApi);
+    let apis = (CatalogueApi, SubscriptionApi, EntitlementApi, TokenApi);
     OpenApiService::new(apis, "Tollgate management", env!("CARGO_PKG_VERSION")).description(description)
 }
 

@@ -25,6 +25,7 @@ pub mod resource;
 pub mod router;
 pub mod server;
 pub mod subscription;
+pub mod token;
 pub mod wire;
 
 /// What handlers work with.
@@ -47,6 +48,8 @@ enum Tag {
     Subscriptions,
     /// What a subject holds.
     Entitlements,
+    /// Who may call this API.
+    Tokens,
 }
 
 /// What a path segment may hold as it is (RFC 3986 section 2.3).

@@ -79,6 +79,40 @@ impl<T: Serialize + Send> IntoResponse for Created<T> {
     }
 }
 
+/// A 201 with a new resource that holds a secret, and its place. Nobody may keep the answer.
+#[derive(Debug)]
+pub struct Issued<T> {
+    /// The resource.
+    pub body: T,
+    /// Its path.
+    pub location: String,
+}
+
+impl<T: Type + Serialize> ApiResponse for Issued<T> {
+    fn meta() -> MetaResponses {
+        let mut meta = body::meta::<T>(201, "The new resource, with its secret.");
+        meta.headers.push(header_meta("Cache-Control", "`no-store`: the answer holds a secret."));
+        meta.headers.push(header_meta("Location", "The path of the resource."));
+        MetaResponses { responses: vec![meta] }
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}
+
+impl<T: Serialize + Send> IntoResponse for Issued<T> {
+    fn into_response(self) -> Response {
+        let mut response = body::json(&self.body);
+        response.set_status(StatusCode::CREATED);
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Ok(location) = HeaderValue::from_str(&self.location) {
+            response.headers_mut().insert(header::LOCATION, location);
+        }
+        response
+    }
+}
+
 /// A 204.
 #[derive(Debug)]
 pub struct Deleted;
