@@ -8,7 +8,6 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use chrono::{DateTime, Utc};
 use poem::{
     Request, RequestBody, Result,
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -27,7 +26,10 @@ use self::{
 use super::problem::Problem;
 use crate::{
     domain::token::Role,
-    service::{Origin, Service},
+    service::{
+        Origin, Service,
+        token::{SECRET_PREFIX, digest},
+    },
 };
 
 pub mod guard;
@@ -51,7 +53,7 @@ pub enum Access {
 }
 
 /// The authorization table: what each operation asks of its caller. One that is not listed is refused to everybody.
-pub const AUTHORIZATION: [(&str, Access); 14] = [
+pub const AUTHORIZATION: [(&str, Access); 18] = [
     ("customize-access-token", Access::Hook),
     ("customize-token", Access::Hook),
     ("create-scope", Access::Api(Role::Admin)),
@@ -66,6 +68,10 @@ pub const AUTHORIZATION: [(&str, Access); 14] = [
     ("delete-subscription", Access::Api(Role::Writer)),
     ("cancel-subscription", Access::Api(Role::Writer)),
     ("get-entitlements", Access::Api(Role::Reader)),
+    ("create-token", Access::Api(Role::Admin)),
+    ("list-tokens", Access::Api(Role::Admin)),
+    ("get-token", Access::Api(Role::Admin)),
+    ("revoke-token", Access::Api(Role::Admin)),
 ];
 
 /// What an operation asks of its caller; none when the table does not list it.
@@ -205,7 +211,7 @@ impl HookAuth {
 
     /// Checks the credentials of a request. The scheme of the header chooses the method, and a method that fails is
     /// final: the request falls through to no other, and not to none.
-    async fn check(&self, headers: &HeaderMap, now: impl Fn() -> DateTime<Utc>) -> Checked<()> {
+    async fn check(&self, headers: &HeaderMap, service: &Service) -> Checked<()> {
         match (authorization(headers), &self.jwt) {
             (Authorization::Scheme("basic", credentials), _) if !self.basic.is_empty() => {
                 let credentials = STANDARD.decode(credentials).map_err(|_| Reason::Malformed)?;
@@ -216,7 +222,7 @@ impl HookAuth {
                 let name = credentials.split(|byte| *byte == b':').next().unwrap_or_default();
                 Err(Denial::Refused(Reason::Secret, Some(String::from_utf8_lossy(name).into_owned())))
             }
-            (Authorization::Scheme("bearer", token), Some(jwt)) => Ok(jwt.verify(token, now()).await?),
+            (Authorization::Scheme("bearer", token), Some(jwt)) => Ok(jwt.verify(token, service.now()).await?),
             (Authorization::Absent | Authorization::Scheme(..), _) if self.allow_anonymous => Ok(()),
             (Authorization::Absent, _) => Err(Reason::Missing.into()),
             (Authorization::Scheme(..), _) => Err(Reason::Scheme.into()),
@@ -272,7 +278,7 @@ impl ManagementAuth {
     }
 
     /// Checks the credentials of a request, and tells whose they are. The form of the token chooses the method.
-    async fn check(&self, headers: &HeaderMap, now: impl Fn() -> DateTime<Utc>) -> Checked<Caller> {
+    async fn check(&self, headers: &HeaderMap, service: &Service) -> Checked<Caller> {
         let token = match authorization(headers) {
             Authorization::Scheme("bearer", token) => token,
             Authorization::Scheme(..) => return Err(Reason::Scheme.into()),
@@ -283,7 +289,13 @@ impl ManagementAuth {
             return Err(Reason::Malformed.into());
         }
         match (&self.jwt, &self.bootstrap) {
-            (Some(jwt), _) if jwt::has_form(token) => Ok(jwt.verify(token, now()).await?),
+            _ if token.starts_with(SECRET_PREFIX) => {
+                let found = service.authenticate(&digest(token), service.now()).await;
+                let found = found.map_err(|error| Denial::Unavailable(Box::new(error.into())))?;
+                let (name, role) = found.ok_or(Reason::Secret)?;
+                Ok(Caller { name: name.to_string(), role: Some(role) })
+            }
+            (Some(jwt), _) if jwt::has_form(token) => Ok(jwt.verify(token, service.now()).await?),
             (_, Some(bootstrap)) if bootstrap.matches(token.as_bytes()) => {
                 Ok(Caller { name: Self::BOOTSTRAP.to_owned(), role: Some(Role::Admin) })
             }
@@ -349,15 +361,14 @@ impl Gate {
     /// 401 with a challenge; 429 for a secret that was wrong too often; 403 when the credential is not enough, or none
     /// is; 503 when whether it is right cannot be told.
     pub async fn admit(&self, access: Option<Access>, shown: Shown<'_>) -> std::result::Result<String, Problem> {
-        let now = || self.service.now();
         match access {
             Some(Access::Hook) => {
-                let checked = self.hooks.check(shown.headers, now).await;
+                let checked = self.hooks.check(shown.headers, &self.service).await;
                 checked.map_err(|denial| self.deny(Surface::Hooks, denial, shown))?;
                 Ok("access".to_owned())
             }
             Some(Access::Api(needed)) => {
-                let checked = self.management.check(shown.headers, now).await;
+                let checked = self.management.check(shown.headers, &self.service).await;
                 let caller = checked.map_err(|denial| self.deny(Surface::Management, denial, shown))?;
                 if caller.role >= Some(needed) {
                     return Ok(caller.name);
