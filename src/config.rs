@@ -7,13 +7,15 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 use crate::{
     domain::{
         decision::{OnUnknown, Unmanaged},
-        token::Role,
+        time,
+        token::{Role, TokenName},
     },
     http::{
         auth::{
@@ -48,6 +50,10 @@ by the variable with _FILE appended, whose content is taken without the line bre
 
 Durations are an integer and `ms`, `s`, `m` or `h`.";
 
+const DATABASE_HELP: &str = "\
+The database is the one that TOLLGATE_DATABASE_URL names, or the file that TOLLGATE_DATABASE_URL_FILE names holds
+[default: sqlite://tollgate.db?mode=rwc]. A service that runs on it knows of a change within a second or so.";
+
 /// Answers the web hooks of OneWelcome Access: keeps the OAuth scopes whose subscription is valid, removes the others.
 #[derive(Debug, Parser)]
 #[command(name = "tollgate", version, about, after_help = SECRETS_HELP, args_conflicts_with_subcommands = true)]
@@ -67,11 +73,57 @@ enum CliCommand {
     /// Bring the tables of the database up to date, then exit
     #[command(after_help = SECRETS_HELP)]
     Migrate(LogArgs),
+    /// Make, list and revoke the tokens of the management API, in the database itself
+    #[command(after_help = DATABASE_HELP)]
+    Token {
+        #[command(subcommand)]
+        action: TokenArg,
+        #[command(flatten)]
+        log: LogArgs,
+    },
     /// Print a contract as OpenAPI document
     Openapi {
         /// Which one
         document: DocumentArg,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenArg {
+    /// Make a token: its secret is printed alone, once, and all else goes to standard error
+    #[command(after_help = DATABASE_HELP)]
+    Create {
+        /// Its name, under which its changes are recorded: 1 to 64 letters, digits, `.`, `_` and `-`, never used before
+        #[arg(long, value_parser = parse_token_name)]
+        name: TokenName,
+        /// What it may do: each role may do what those before it may
+        #[arg(long)]
+        role: RoleArg,
+        /// When it ends: in an integer and `ms`, `s`, `m`, `h` or `d`, such as `90d`; at an RFC 3339 timestamp; or `never`
+        #[arg(long, value_parser = parse_expiry)]
+        expires: Expiry,
+    },
+    /// List all tokens, those that let nobody in any more among them
+    #[command(after_help = DATABASE_HELP)]
+    List,
+    /// Revoke a token, for good
+    #[command(after_help = DATABASE_HELP)]
+    Revoke {
+        /// Its name
+        #[arg(value_parser = parse_token_name)]
+        name: TokenName,
+    },
+}
+
+/// What a token may do.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum RoleArg {
+    /// Look
+    Reader,
+    /// Change subscriptions
+    Writer,
+    /// Change the catalogue, and hand out tokens
+    Admin,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -336,6 +388,35 @@ pub struct ServeSettings {
     pub log: LogArgs,
 }
 
+/// When a token ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiry {
+    /// Never.
+    Never,
+    /// So long after it is made.
+    After(Duration),
+    /// At an instant.
+    At(DateTime<Utc>),
+}
+
+/// What to do with tokens of the management API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenCommand {
+    /// Make one.
+    Create {
+        /// Its name.
+        name: TokenName,
+        /// What it may do.
+        role: Role,
+        /// When it ends.
+        expires: Expiry,
+    },
+    /// List all.
+    List,
+    /// Revoke the one of a name.
+    Revoke(TokenName),
+}
+
 /// What the process is asked to do.
 #[derive(Debug)]
 pub enum Command {
@@ -343,6 +424,15 @@ pub enum Command {
     Serve(Box<ServeSettings>),
     /// Bring the tables of a database up to date.
     Migrate {
+        /// The address of the database.
+        database_url: Secret,
+        /// How to log.
+        log: LogArgs,
+    },
+    /// Do something with tokens of the management API.
+    Token {
+        /// What to do.
+        command: TokenCommand,
         /// The address of the database.
         database_url: Secret,
         /// How to log.
@@ -450,6 +540,22 @@ fn from(cli: Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<Comman
         None => Command::Serve(Box::new(serve(cli.serve, database_url()?, environment)?)),
         Some(CliCommand::Serve(args)) => Command::Serve(Box::new(serve(args, database_url()?, environment)?)),
         Some(CliCommand::Migrate(log)) => Command::Migrate { database_url: database_url()?, log },
+        Some(CliCommand::Token { action, log }) => {
+            let command = match action {
+                TokenArg::Create { name, role, expires } => TokenCommand::Create {
+                    name,
+                    role: match role {
+                        RoleArg::Reader => Role::Reader,
+                        RoleArg::Writer => Role::Writer,
+                        RoleArg::Admin => Role::Admin,
+                    },
+                    expires,
+                },
+                TokenArg::List => TokenCommand::List,
+                TokenArg::Revoke { name } => TokenCommand::Revoke(name),
+            };
+            Command::Token { command, database_url: database_url()?, log }
+        }
         Some(CliCommand::Openapi { document }) => Command::OpenApi(match document {
             DocumentArg::Hooks => Contract::Hooks,
             DocumentArg::Management => Contract::Management,
@@ -634,18 +740,33 @@ fn secret(environment: &dyn Fn(&str) -> Option<String>, name: &'static str) -> R
     if secret.is_empty() { Err(ConfigError::SecretEmpty(name)) } else { Ok(Some(Secret(secret))) }
 }
 
+/// The units of durations in milliseconds; a day is one only where long times are meant.
+const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+
 /// A duration: an integer and `ms`, `s`, `m` or `h`.
 fn parse_duration(text: &str) -> Result<Duration, String> {
+    duration(text, &UNITS[..4], "expected an integer and `ms`, `s`, `m` or `h`")
+}
+
+fn duration(text: &str, units: &[(&str, u64)], expected: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let milliseconds_each = match &text[digits.len()..] {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err("expected an integer and `ms`, `s`, `m` or `h`".to_owned()),
-    };
+    let unit = units.iter().find(|(name, _)| *name == &text[digits.len()..]);
+    let (_, milliseconds_each) = unit.ok_or_else(|| expected.to_owned())?;
     let count: u64 = digits.parse().map_err(|_| "expected an integer before the unit".to_owned())?;
-    count.checked_mul(milliseconds_each).map(Duration::from_millis).ok_or_else(|| "too long".to_owned())
+    count.checked_mul(*milliseconds_each).map(Duration::from_millis).ok_or_else(|| "too long".to_owned())
+}
+
+fn parse_token_name(text: &str) -> Result<TokenName, String> {
+    TokenName::parse(text).map_err(|error| error.to_string())
+}
+
+/// When a token ends: `never`, a timestamp, or a duration, which here may be one in days.
+fn parse_expiry(text: &str) -> Result<Expiry, String> {
+    if text == "never" {
+        return Ok(Expiry::Never);
+    }
+    let expected = "expected an integer and `ms`, `s`, `m`, `h` or `d`, an RFC 3339 timestamp, or `never`";
+    time::parse(text).map_or_else(|| duration(text, &UNITS, expected).map(Expiry::After), |at| Ok(Expiry::At(at)))
 }
 
 #[cfg(test)]
@@ -827,6 +948,32 @@ mod tests {
             ["", "s", "10", "1.5s", "-1s", "10 s", "1d", "10S", "99999999999999999999s", "9999999999999999999h"]
         {
             check(wrong, None);
+        }
+    }
+
+    #[test]
+    fn a_token_ends_after_a_time_or_at_one_or_never() {
+        let check = |text, expected: Option<Expiry>| assert_eq!(parse_expiry(text).ok(), expected, "{text:?}");
+        check("never", Some(Expiry::Never));
+        check("90d", Some(Expiry::After(Duration::from_hours(90 * 24))));
+        check("12h", Some(Expiry::After(Duration::from_hours(12))));
+        let instant = DateTime::from_timestamp(1_800_000_000, 0).expect("an instant");
+        check("2027-01-15T08:00:00Z", Some(Expiry::At(instant)));
+        check("2027-01-15T09:00:00+01:00", Some(Expiry::At(instant)));
+        for wrong in ["", "d", "90", "1.5d", "-1d", "Never", "2027-01-15", "2027-01-15 08:00:00Z", "99999999999999999d"]
+        {
+            check(wrong, None);
+        }
+        let create =
+            |end: &[&str]| parse(&[&["token", "create", "--name", "ci", "--role", "writer"], end].concat(), &[]);
+        assert!(matches!(create(&[]), Err(ConfigError::Arguments(_))), "an end has to be told");
+        let Command::Token { command, .. } = create(&["--expires", "1d"]).expect("a command") else {
+            panic!("another")
+        };
+        let (name, expires) = (parse_token_name("ci").expect("a name"), Expiry::After(Duration::from_hours(24)));
+        assert_eq!(command, TokenCommand::Create { name, role: Role::Writer, expires });
+        for name in ["a b", "", "bootstrap"] {
+            assert!(parse(&["token", "revoke", name], &[]).is_err(), "{name:?}");
         }
     }
 
