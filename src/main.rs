@@ -36,6 +36,8 @@ use tollgate::{
     telemetry,
 };
 
+mod command;
+
 /// How long operators' requests may take to end, after all others have.
 const OPERATIONS_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to say goodbye to the database. One that does not answer must not hold up the end.
@@ -70,6 +72,10 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Migrate { database_url, log } => {
             start_logging(&log)?;
             block_on(async move { migrate(&connect(&database_url).await?).await })?;
+        }
+        Command::Token { command, database_url, log } => {
+            start_logging(&log)?;
+            block_on(async move { command::token(command, connect(&database_url).await?).await })?;
         }
         Command::Serve(settings) => {
             start_logging(&settings.log)?;
