@@ -73,7 +73,7 @@ async fn create(service: &Arc<Service>, name: TokenName, role: Role, expires: Ex
 #[expect(clippy::print_stdout, reason = "the list is what was asked for")]
 async fn list(service: &Arc<Service>) -> anyhow::Result<()> {
     let now = service.now();
-    println!("{}", line(["NAME", "ROLE", "STATUS", "CREATED", "BY", "EXPIRES", "LAST USED"].map(str::to_owned)));
+    println!("{}", line(&["NAME", "ROLE", "STATUS", "CREATED", "BY", "EXPIRES", "LAST USED"].map(str::to_owned)));
     let mut after = None;
     loop {
         let tokens = service.tokens(after, PAGE).await?;
@@ -84,7 +84,7 @@ async fn list(service: &Arc<Service>) -> anyhow::Result<()> {
             let used = token.last_used_at.map_or_else(|| "never".to_owned(), spelled);
             println!(
                 "{}",
-                line([
+                line(&[
                     token.name.to_string(),
                     token.role.as_str().to_owned(),
                     token.status(now).as_str().to_owned(),
@@ -107,7 +107,7 @@ async fn revoke(service: &Arc<Service>, name: &TokenName) -> anyhow::Result<()> 
 }
 
 /// A line of the list: its columns are parted by tabs, which no name holds.
-fn line(columns: [String; 7]) -> String {
+fn line(columns: &[String; 7]) -> String {
     columns.join("\t")
 }
 

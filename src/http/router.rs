@@ -213,6 +213,15 @@ impl Router {
         }
     }
 
+    /// What is served, by method and path; a path with parameters is a template.
+    pub fn routes(&self) -> Vec<(Method, String)> {
+        let templates = self.templates.iter().map(|(template, targets)| (template.join("/"), targets));
+        let paths = self.plain.iter().map(|(path, targets)| (path.clone(), targets)).chain(templates);
+        paths
+            .flat_map(|(path, targets)| targets.iter().map(move |(method, _)| (method.clone(), path.clone())))
+            .collect()
+    }
+
     /// Answers a request.
     pub async fn respond(&self, mut request: Request) -> Response {
         let mut line = Line {

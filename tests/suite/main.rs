@@ -10,6 +10,7 @@ mod bad_input;
 mod cache;
 mod catalogue;
 mod contract;
+mod credentials;
 mod described;
 mod domain;
 mod entitlement;

@@ -383,6 +383,8 @@ pub struct App {
     pub address: SocketAddr,
     /// Where operators look.
     pub operations: SocketAddr,
+    /// Every route of both, by method and path.
+    pub routes: Vec<(Method, String)>,
     /// Whether it takes on work.
     pub readiness: Arc<Readiness>,
     /// The tasks that watch for changes made elsewhere: they go on until the test drops them.
@@ -428,12 +430,14 @@ impl App {
         let (address, main) = serve(router().with(Surface::Hooks).with(Surface::Management)).await;
         let (operations, operator) = serve(router().with(Surface::Operations)).await;
         let client = Client::builder(TokioExecutor::new()).build_http();
+        let every = router().with(Surface::Hooks).with(Surface::Management).with(Surface::Operations);
         Self {
             service,
             database,
             clock,
             address,
             operations,
+            routes: every.routes(),
             readiness,
             feed,
             stop,
