@@ -177,8 +177,9 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// [`Error::Store`] when the database cannot be asked.
-    pub async fn watch(self: &Arc<Self>, settings: FeedSettings) -> Result<JoinSet<()>> {
+    /// [`store::Error::Unavailable`] when the database cannot be asked. It is told as the store's: whoever starts during
+    /// an outage knows it by that, and tries again.
+    pub async fn watch(self: &Arc<Self>, settings: FeedSettings) -> store::Result<JoinSet<()>> {
         let mut tasks = self.feed.watch(settings).await?;
         tasks.spawn(Arc::clone(self).go_on_writing_uses());
         Ok(tasks)

@@ -19,7 +19,10 @@ use sea_orm::ConnectionTrait as _;
 use serde_json::{Value, json};
 use tollgate::http::contract::Contract;
 
-use crate::support::{Backend, on_both};
+use crate::{
+    proxy::Proxy,
+    support::{Backend, on_both, only_on},
+};
 
 /// How long anything may take before a test gives it up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -151,11 +154,20 @@ fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Addresses on which nobody listens.
+/// Addresses on which nobody listens, and will not until somebody is told to: they lie below those that the system
+/// hands out, of which a test beside could be given one before the process that it was meant for has taken it.
 fn free_addresses<const N: usize>() -> [SocketAddr; N] {
-    // All are held at once, so that they differ.
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
-    listeners.map(|listener| listener.local_addr().expect("an address"))
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 10_000;
+    const MANY: u32 = 10_000;
+    [(); N].map(|()| {
+        until("a free port", || {
+            // Apart from those of other processes that run these tests.
+            let offset = std::process::id().wrapping_mul(97).wrapping_add(COUNT.fetch_add(1, Ordering::SeqCst));
+            let port = u16::try_from(FIRST + offset % MANY).expect("a port");
+            TcpListener::bind(("127.0.0.1", port)).ok()?.local_addr().ok()
+        })
+    })
 }
 
 /// A process that serves.
@@ -171,7 +183,9 @@ impl Server {
         let [main, operations] = free_addresses();
         let listen = [("TOLLGATE_LISTEN", main.to_string()), ("TOLLGATE_OPS_LISTEN", operations.to_string())];
         let listen = listen.iter().map(|(name, address)| (*name, address.as_str()));
-        let environment: Vec<_> = environment.iter().copied().chain(listen).collect();
+        // A machine that does much else is slow to answer.
+        let patient = [("TOLLGATE_HOOK_TIMEOUT", "10s")];
+        let environment: Vec<_> = patient.into_iter().chain(environment.iter().copied()).chain(listen).collect();
         let mut process = Process::start(&folder.0, arguments, &environment);
         until("readiness", || {
             if let Some(status) = process.child.try_wait().expect("a status") {
@@ -353,6 +367,37 @@ fn a_port_that_is_in_use_ends_it_at_once() {
     }
 }
 
+only_on! { Postgres:
+    async fn a_database_that_breaks_off_at_any_step_of_the_start_is_tried_again(database) {
+        let proxy = Proxy::start(&database.url).await;
+        let folder = Folder::new();
+        let [main, operations] = free_addresses();
+        let (main, operations_listen) = (main.to_string(), operations.to_string());
+        let environment = [
+            &CREDENTIALS[..],
+            &[
+                ("TOLLGATE_DATABASE_URL", &*proxy.url), ("TOLLGATE_STARTUP_TIMEOUT", "5m"),
+                ("TOLLGATE_LISTEN", &*main), ("TOLLGATE_OPS_LISTEN", &*operations_listen),
+            ],
+        ].concat();
+        // Where the feed begins is the last thing that is asked.
+        proxy.refuse_feed();
+        // The proxy goes on meanwhile.
+        tokio::task::block_in_place(|| {
+            let mut process = Process::start(&folder.0, &[], &environment);
+            until("a second attempt", || {
+                let ended = process.child.try_wait().expect("a status");
+                assert_eq!(ended, None, "{}", process.stderr());
+                (process.stderr().matches("cannot be reached yet").count() > 1).then_some(())
+            });
+            proxy.resume();
+            until("readiness", || try_get(operations, "/readyz").filter(|ready| ready.status == 200));
+            process.terminate();
+            assert!(process.wait().success(), "{}", process.stderr());
+        });
+    }
+}
+
 on_both! {
     #[expect(clippy::print_stdout, reason = "a measurement, for whoever asks to see it")]
     async fn tables_are_made_by_a_command_of_its_own_when_serving_may_not(database) {
@@ -369,7 +414,7 @@ on_both! {
         let mut server = Server::start(&folder, &["serve"], &environment);
         let took = started.elapsed();
         println!("ready on {:?} in {took:?}", database.backend);
-        assert!(took < Duration::from_secs(5), "{took:?}");
+        assert!(took < Duration::from_secs(15), "{took:?}");
         let body = r#"{"client":{"id":"c"},"scopes":["a"]}"#;
         let answer = send(server.main, "POST", HOOK, &[BASIC, JSON], body);
         assert_eq!((answer.status, answer.json()), (200, json!({"removeScopes": [], "additionalClaims": {}})));
@@ -378,7 +423,9 @@ on_both! {
 
     async fn a_request_under_way_is_answered_when_it_is_told_to_stop(database) {
         let folder = Folder::new();
-        let environment = [&CREDENTIALS[..], &[("TOLLGATE_DATABASE_URL", &*database.url)]].concat();
+        // The body has ten seconds to come, of which the delay takes none.
+        let environment =
+            [&CREDENTIALS[..], &[("TOLLGATE_DATABASE_URL", &*database.url), ("TOLLGATE_DRAIN_DELAY", "0s")]].concat();
         let mut server = Server::start(&folder, &[], &environment);
         let body = r#"{"client":{"id":"c"},"scopes":["a"]}"#;
         let (first, rest) = body.split_at(body.len() / 2);

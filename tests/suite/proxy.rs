@@ -21,9 +21,12 @@ use tokio::{
 
 /// How the question for facts can be told from others.
 const FACTS: &[u8] = b"unnest(";
+/// How the question for where the change feed begins can be told from others.
+const FEED: &[u8] = b"pg_is_in_recovery";
 
 /// What the proxy does. Connections are numbered in the order in which they came.
 #[derive(Debug, Clone, Copy, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "any of them may come together")]
 struct Weather {
     /// What a client sends arrives this much later.
     delay: Duration,
@@ -35,6 +38,8 @@ struct Weather {
     dead_below: u64,
     /// Whether answers are held back on connections that hooks have asked for facts on.
     holding_facts: bool,
+    /// Whether connections on which the change feed would begin are reset.
+    refusing_feed: bool,
     /// Whether a commit is let through, and the connection reset in place of its answer.
     losing_commits: bool,
 }
@@ -108,6 +113,11 @@ impl Proxy {
     /// How many answers have been held back so far.
     pub fn held(&self) -> u64 {
         self.held.load(Ordering::SeqCst)
+    }
+
+    /// Resets each connection on which the change feed would begin.
+    pub fn refuse_feed(&self) {
+        self.weather.send_modify(|weather| weather.refusing_feed = true);
     }
 
     /// Lets commits through, but not their answers.
@@ -194,6 +204,9 @@ async fn forward(
             // Named in full once a connection, and by a name that it was given there from then on.
             if part.windows(FACTS.len()).any(|word| word == FACTS) {
                 asks_for_facts.store(true, Ordering::SeqCst);
+            }
+            if there.borrow().refusing_feed && part.windows(FEED.len()).any(|word| word == FEED) {
+                return Err(io::ErrorKind::ConnectionReset.into());
             }
             to_server.write_all(part).await?;
         }
