@@ -10,7 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -54,9 +54,6 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_REFUSALS: usize = 64;
 /// How long being told so may take.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a connection that has not sent its first request has for it when the listener closes: the request may
-/// already be on its way.
-const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
 
 /// What a listener allows, and how it ends.
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +65,9 @@ pub struct Limits {
     /// How long, once told to stop, to go on accepting while asking every peer to move elsewhere: a load balancer
     /// needs some seconds to notice that the process is not ready any more.
     pub drain_delay: Duration,
+    /// How long a connection that has not sent its first request has for it before it is asked to go, and again when the
+    /// listener closes: the request may already be on its way.
+    pub first_request_grace: Duration,
     /// How long requests under way may then take to end.
     pub drain_timeout: Duration,
 }
@@ -78,6 +78,7 @@ impl Default for Limits {
             connections: 8192,
             timeouts: Timeouts::default(),
             drain_delay: Duration::from_secs(3),
+            first_request_grace: Duration::from_millis(500),
             drain_timeout: Duration::from_secs(10),
         }
     }
@@ -129,6 +130,7 @@ struct Shared {
     router: Arc<Router>,
     builder: auto::Builder<TokioExecutor>,
     timeouts: Timeouts,
+    first_request_grace: Duration,
     local: Option<SocketAddr>,
     is_leaving: AtomicBool,
 }
@@ -146,6 +148,7 @@ impl Acceptor {
             router,
             builder: builder(),
             timeouts: limits.timeouts,
+            first_request_grace: limits.first_request_grace,
             local: listener.local_addr().ok(),
             is_leaving: AtomicBool::new(false),
         };
@@ -212,7 +215,7 @@ async fn connection(
     _slot: OwnedSemaphorePermit,
 ) {
     let activity = Activity::new();
-    let is_late = *stage.borrow() > Stage::Open;
+    let connected = Instant::now();
     let local = LocalAddr(Addr::SocketAddr(shared.local.unwrap_or(remote)));
     let respond = service_fn(|request: hyper::Request<Incoming>| {
         let exchange = activity.begin();
@@ -236,9 +239,10 @@ async fn connection(
         _ = connection.as_mut() => return,
         () = reached(&mut stage, Stage::Leaving) => {}
     }
-    // Who connects this late does so for a request that is on its way, and a client that is asked to go before it has
-    // sent one gives it up.
-    if activity.is_http2() && !is_late {
+    // Who connects at the last moment, or later, does so for a request that is on its way, and a client that is asked to
+    // go before it has sent one gives it up.
+    let is_awaited = !activity.has_served() && connected.elapsed() < shared.first_request_grace;
+    if activity.is_http2() && !is_awaited {
         connection.as_mut().graceful_shutdown();
     }
     tokio::select! {
@@ -248,7 +252,7 @@ async fn connection(
     if !activity.has_served() {
         tokio::select! {
             _ = connection.as_mut() => return,
-            () = sleep(FIRST_REQUEST_GRACE) => {}
+            () = sleep(shared.first_request_grace) => {}
             () = reached(&mut stage, Stage::Cut) => return,
         }
     }
