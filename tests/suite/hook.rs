@@ -137,7 +137,8 @@ on_both! {
     }
 
     async fn unmanaged_scopes_can_be_removed_but_for_those_of_the_protocol(database) {
-        let app = database.app_with(Options { policy: Policy { unmanaged: Unmanaged::Remove, ..Policy::default() }, ..Options::default() }).await;
+        let policy = Policy { unmanaged: Unmanaged::Remove, ..Options::default().policy };
+        let app = database.app_with(Options { policy, ..Options::default() }).await;
         let scopes = ["openid", "profile", "email", "address", "phone", "offline_access", "other"];
         assert_eq!(app.removed(Some("u"), "c", &scopes).await, ["other"]);
         app.register("email").await;

@@ -1,6 +1,9 @@
 //! The tables: made and unmade, what they refuse, how the hook's query is planned, and replicas that start together.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use entity::{catalogue, change, subscription, subscription_scope};
 use migration::{Migrator, MigratorTrait as _};
@@ -17,6 +20,7 @@ use tollgate::{
     },
     store::{
         self, Database, Error,
+        database::ConnectError,
         schema::{Migrated, is_current, migrate, unmigrate},
     },
 };
@@ -410,10 +414,24 @@ on_both! {
         let start = || {
             let url = database.url.clone();
             tokio::spawn(async move {
-                let opened = Database::connect(&url).await.expect("a database");
-                let migrated = migrate(&opened).await;
-                opened.close().await;
-                migrated.expect("migrated")
+                let started = Instant::now();
+                loop {
+                    // A slow machine can keep the file to one of them for longer than the others wait: each tries again,
+                    // as the process does.
+                    let migrated = match Database::connect(&url).await {
+                        Ok(opened) => {
+                            let migrated = migrate(&opened).await;
+                            opened.close().await;
+                            migrated
+                        }
+                        Err(ConnectError::Open(error)) => Err(error),
+                        Err(error) => panic!("{error:?}"),
+                    };
+                    match migrated {
+                        Err(Error::Unavailable(_)) if started.elapsed() < Duration::from_secs(30) => {}
+                        migrated => return migrated.expect("migrated"),
+                    }
+                }
             })
         };
         let replicas: Vec<_> = (0..5).map(|_| start()).collect();

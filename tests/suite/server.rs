@@ -567,6 +567,7 @@ on_sqlite! {
         idle.answer().await.expect(200);
         let mut under_way = Wire::with(address, most_of_a_hook_request()).await;
         let mut http2 = Wire::with(address, HTTP2_OPENING).await;
+        eventually!("it speaks HTTP/2", PATIENCE, !http2.ends_within(ms(10)).await && !http2.frames().is_empty());
         let begun = Instant::now();
         let stopping = tokio::spawn(async move { app.stop().await });
         let mut just_connected = Wire::open(address).await;

@@ -4,8 +4,8 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
+        Arc, Mutex, Once,
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -40,8 +40,11 @@ use tollgate::{
         server::{self, Limits},
     },
     service::{Clock, FeedSettings, Metrics, Policy, Service},
-    store::{self, Database, lane::Connection},
+    store::{self, Database, database::ConnectError, lane::Connection},
 };
+
+/// How long what a test stands on may take to come, on a machine that does much else.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The path of the current hook.
 pub const ACCESS_TOKEN: &str = "/v1/customize-access-token";
@@ -188,9 +191,7 @@ impl TestDatabase {
 
     /// Opens the database, and brings its tables up to date.
     pub async fn connect(&self) -> Database {
-        let database = Database::connect(&self.url).await.expect("a database");
-        store::schema::migrate(&database).await.expect("migrated");
-        database
+        open(&self.url).await
     }
 
     /// Starts a service on the database.
@@ -205,14 +206,41 @@ impl TestDatabase {
 
     /// Starts a service that finds the database at another address, such as a proxy's.
     pub async fn app_at(&self, url: &str, options: Options) -> App {
-        let database = Database::connect(url).await.expect("a database");
-        store::schema::migrate(&database).await.expect("migrated");
+        let database = open(url).await;
         let clock = Arc::new(TestClock::default());
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         let service = Service::new(database.clone(), Arc::clone(&clock) as Arc<dyn Clock>, metrics, options.policy);
-        let feed = service.watch(options.feed).await.expect("a feed");
+        let feed = begin_to_watch(&service, options.feed).await;
         self.services.lock().expect("no test holds it").push(Arc::clone(&service));
         App::start(service, database, clock, feed, options).await
+    }
+}
+
+/// Opens a database, and brings its tables up to date; again when it was slow to answer, as the process does.
+pub async fn open(url: &str) -> Database {
+    let start = Instant::now();
+    loop {
+        let error = match Database::connect(url).await {
+            Ok(database) => match store::schema::migrate(&database).await {
+                Ok(_) => return database,
+                Err(error) => error,
+            },
+            Err(ConnectError::Open(error)) => error,
+            Err(error) => panic!("no database: {error:?}"),
+        };
+        let is_slow = matches!(error, store::Error::Unavailable(_)) && start.elapsed() < PATIENCE;
+        assert!(is_slow, "no database: {error:?}");
+    }
+}
+
+/// Begins to watch for changes; again when the database was slow to answer, as the process does.
+async fn begin_to_watch(service: &Service, settings: FeedSettings) -> JoinSet<()> {
+    let start = Instant::now();
+    loop {
+        match service.watch(settings).await {
+            Ok(feed) => return feed,
+            Err(error) => assert!(start.elapsed() < PATIENCE, "no feed: {error:?}"),
+        }
     }
 }
 
@@ -249,6 +277,39 @@ impl ByHand {
 /// How long ago that was; whoever does not ask need not look at it.
 pub fn since(start: Instant) -> Duration {
     start.elapsed()
+}
+
+/// How long a machine that does much else has let this process wait since the first call: what an answer took can then
+/// be told from what nobody got done meanwhile.
+pub fn stood_still() -> Duration {
+    static MICROSECONDS: AtomicU64 = AtomicU64::new(0);
+    static WATCH: Once = Once::new();
+    const GLANCE: Duration = Duration::from_millis(10);
+    WATCH.call_once(|| {
+        std::thread::spawn(|| {
+            loop {
+                let start = Instant::now();
+                std::thread::sleep(GLANCE);
+                let late = start.elapsed().saturating_sub(GLANCE).as_micros();
+                MICROSECONDS.fetch_add(u64::try_from(late).unwrap_or(u64::MAX), Ordering::SeqCst);
+            }
+        });
+    });
+    Duration::from_micros(MICROSECONDS.load(Ordering::SeqCst))
+}
+
+/// Checks that something which has just ended took less than a bound, but for the time in which the machine stood
+/// still; and tells how long it took.
+#[track_caller]
+pub fn expect_within(bound: Duration, start: Instant, stood_still_before: Duration) -> Duration {
+    let time = start.elapsed();
+    if time >= bound {
+        // The one who watches may have been late, too, and has not told yet.
+        std::thread::sleep(Duration::from_millis(100));
+        let stood_still = stood_still().saturating_sub(stood_still_before);
+        assert!(time < bound + stood_still, "{time:?}, while the machine stood still for {stood_still:?}");
+    }
+    time
 }
 
 /// Prints what was measured, for `--nocapture`.
@@ -325,7 +386,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             // A machine that runs many tests at once is slow to answer; what is tested in time sets a time of its own.
-            policy: Policy { hook_timeout: Duration::from_secs(10), ..Policy::default() },
+            policy: Policy { hook_timeout: Duration::from_secs(40), ..Policy::default() },
             feed: FeedSettings { wake_up: true },
             require_if_match: false,
             hook_auth: HookAuth::default().with_basic("hook", "hook"),
@@ -571,7 +632,7 @@ impl App {
             // A reset after the answer loses nothing that was received.
             let _ = stream.read_to_end(&mut received).await;
         };
-        tokio::time::timeout(Duration::from_secs(8), exchange).await.expect("the connection is closed in time");
+        tokio::time::timeout(Duration::from_secs(30), exchange).await.expect("the connection is closed in time");
         String::from_utf8(received).expect("UTF-8")
     }
 
