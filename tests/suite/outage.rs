@@ -17,12 +17,13 @@ use tollgate::{
 use crate::{
     proxy::Proxy,
     support::{
-        ACCESS_TOKEN, ADMIN_CREDENTIALS, Answer, App, Backend, ByHand, Options, TestDatabase, eventually, instant,
-        measured, on_both, only_on, timestamp,
+        ACCESS_TOKEN, ADMIN_CREDENTIALS, Answer, App, Backend, ByHand, Options, TestDatabase, eventually,
+        expect_within, instant, measured, on_both, only_on, stood_still, timestamp,
     },
 };
 
-/// The time in which a hook must be answered is 500 ms; on a machine that does much else, this.
+/// The time in which a hook must be answered is 500 ms; on a machine that does much else, this, and as long as it stands
+/// still.
 const ANSWER: Duration = Duration::from_secs(2);
 /// For what only has to come at all.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -71,11 +72,9 @@ async fn give(app: &App, user: &str) -> String {
 /// Asks for the scope, and tells how long the answer took.
 async fn ask(app: &App, user: &str) -> (Answer, Duration) {
     let body = json!({"user": {"id": user}, "client": {"id": "c"}, "scopes": ["email", "openid"]});
-    let start = Instant::now();
+    let (start, stood_still) = (Instant::now(), stood_still());
     let answer = app.ask(ACCESS_TOKEN, &body).await;
-    let time = start.elapsed();
-    assert!(time < ANSWER, "{user}: {time:?}");
-    (answer, time)
+    (answer, expect_within(ANSWER, start, stood_still))
 }
 
 fn keeps(answer: &Answer) -> bool {
@@ -119,11 +118,9 @@ async fn is_open(app: &App) -> bool {
 
 /// Asks the management API, and tells how long the answer took.
 async fn timed(answer: impl Future<Output = Answer>) -> (Answer, Duration) {
-    let start = Instant::now();
+    let (start, stood_still) = (Instant::now(), stood_still());
     let answer = answer.await;
-    let time = start.elapsed();
-    assert!(time < API_ANSWER, "{time:?}");
-    (answer, time)
+    (answer, expect_within(API_ANSWER, start, stood_still))
 }
 
 only_on! { Postgres:
@@ -135,7 +132,7 @@ only_on! { Postgres:
         let apps = [&error, &remove, &keep];
         for app in apps {
             know(app).await;
-            assert!(!is_open(app).await);
+            eventually!("the breaker is closed", PATIENCE, { know(app).await; !is_open(app).await });
         }
 
         proxy.refuse();
@@ -194,15 +191,15 @@ only_on! { Postgres:
     async fn what_is_too_old_is_not_known(database) {
         let proxy = Proxy::start(&database.url).await;
         let app = behind(&proxy, &database, options(|policy| {
-            (policy.max_age, policy.max_stale) = (Duration::from_millis(500), Duration::from_millis(1_500));
+            (policy.max_age, policy.max_stale) = (Duration::from_millis(500), Duration::from_secs(4));
         })).await;
         let unmanaged = async || app.removed(Some("holder"), "c", &["openid"]).await;
         let start = Instant::now();
         know(&app).await;
-        // The catalogue is read again, the facts are not: they get too old before it does.
+        // The catalogue is read again, the facts are not: they get too old before it does, by three seconds.
         eventually!("the catalogue is younger", PATIENCE, {
             assert_eq!(unmanaged().await, [""; 0]);
-            start.elapsed() > Duration::from_millis(1_500)
+            start.elapsed() > Duration::from_millis(3_500)
         });
         proxy.refuse();
         eventually!("the facts are too old", PATIENCE, {
@@ -210,7 +207,8 @@ only_on! { Postgres:
             assert!(answer.status == 503 || keeps(&answer), "{answer:?}");
             answer.status == 503
         });
-        measured("until facts were too old, at 2 s", start.elapsed());
+        measured("until facts were too old, at 4.5 s", start.elapsed());
+        assert!(start.elapsed() > Duration::from_secs(4), "{:?}", start.elapsed());
         assert!(is_ready(&app).await, "the catalogue is not");
         ask_unknown(&app, "holder").await;
         eventually!("the catalogue is too old", PATIENCE, !is_ready(&app).await);
@@ -269,16 +267,16 @@ only_on! { Postgres:
         }
         let mut slowest = Duration::ZERO;
         let mut users = 0;
-        eventually!("a user who was not known", Duration::from_secs(10), {
+        eventually!("a user who was not known", PATIENCE, {
             slowest = slowest.max(ask_known(&app).await);
             users += 1;
             is_removed(&app, &format!("never seen {users}")).await
         });
         measured("until a hook was answered by another connection", start.elapsed());
         give(&other, "changed elsewhere").await;
-        eventually!("a change", Duration::from_secs(10), is_held(&app, "changed elsewhere").await);
+        eventually!("a change", PATIENCE, is_held(&app, "changed elsewhere").await);
         // What was missed is covered by doubt; from then on each change is shown.
-        eventually!("doubt", Duration::from_secs(10), app.metric(DOUBTS).await > 0.5);
+        eventually!("doubt", PATIENCE, app.metric(DOUBTS).await > 0.5);
         let path = give(&other, "changed again").await;
         eventually!("it is known", PATIENCE, is_held(&app, "changed again").await);
         let before = app.metric(CHANGES).await;
@@ -385,7 +383,9 @@ only_on! { Postgres:
 
     async fn a_commit_without_an_answer_counts_and_is_said_to_be_unknown(database) {
         let proxy = Proxy::start(&database.url).await;
-        let app = behind(&proxy, &database, Options { feed: FeedSettings { wake_up: false }, ..options(|_| {}) }).await;
+        // What is asked here is to be answered from the database, however slow the machine is.
+        let patient = options(|policy| policy.hook_timeout = PATIENCE);
+        let app = behind(&proxy, &database, Options { feed: FeedSettings { wake_up: false }, ..patient }).await;
         let path = give(&app, "u").await;
         assert!(is_held(&app, "u").await);
         proxy.lose_commits();
@@ -486,7 +486,7 @@ on_both! {
         let mut there = 0;
         eventually!("all is quiet", PATIENCE, {
             let before = std::mem::replace(&mut there, count("SELECT count(*) FROM subscription").await);
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
             before == there
         });
         measured("subscriptions that were written, of 300", there - 1);
