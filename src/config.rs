@@ -15,7 +15,7 @@ use crate::{
     domain::{
         decision::{OnUnknown, Unmanaged},
         time,
-        token::{Role, TokenName},
+        token::{Role, SECRET_PREFIX, TokenName},
     },
     http::{
         auth::{
@@ -46,7 +46,8 @@ by the variable with _FILE appended, whose content is taken without the line bre
   TOLLGATE_HOOK_NEXT_USERNAME, TOLLGATE_HOOK_NEXT_PASSWORD
                            a second pair that is taken as well, while the first is exchanged for it; the user name may
                            be left out when it stays
-  TOLLGATE_ADMIN_TOKEN     the bearer token of the bootstrap administrator; without it the API answers 401
+  TOLLGATE_ADMIN_TOKEN     the bearer token of the bootstrap administrator; without it the API takes those alone that
+                           `tollgate token create` makes
 
 Durations are an integer and `ms`, `s`, `m` or `h`.";
 
@@ -505,6 +506,9 @@ pub enum ConfigError {
         one for the management API"
     )]
     SharedAudience(String),
+    /// A bootstrap token that would be taken for another kind of credential, and never let anybody in.
+    #[error("TOLLGATE_ADMIN_TOKEN begins with `{SECRET_PREFIX}`, as the tokens that Tollgate makes: choose another")]
+    AdminToken,
     /// The bootstrap token would be taken for another kind of token.
     #[error("TOLLGATE_ADMIN_TOKEN has the form of a signed token (two dots); choose another one")]
     AdminTokenForm,
@@ -852,6 +856,8 @@ mod tests {
         assert!(matches!(parse(&[], &environment), Err(ConfigError::SecretFile { .. })));
         let empty = [&CREDENTIALS[..], &[("TOLLGATE_ADMIN_TOKEN", "")]].concat();
         assert!(matches!(parse(&[], &empty), Err(ConfigError::SecretEmpty(_))));
+        let made = [&CREDENTIALS[..], &[("TOLLGATE_ADMIN_TOKEN", "tollgate_x")]].concat();
+        assert!(matches!(parse(&[], &made), Err(ConfigError::AdminToken)));
         let colon = [("TOLLGATE_HOOK_USERNAME", "a:b"), ("TOLLGATE_HOOK_PASSWORD", "p")];
         assert!(matches!(parse(&[], &colon), Err(ConfigError::HookUsername(_))));
     }

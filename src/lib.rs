@@ -16,7 +16,7 @@
 //! - [`config`]: every setting; the only reader of the environment.
 //!
 //! One noun has one file name in every layer: `catalogue`, `subscription`, `decision`, `entitlement`, `facts`,
-//! `change`. A test holds the code to the arrows above.
+//! `change`, `token`. A test holds the code to the arrows above.
 
 pub mod config;
 pub mod domain;

@@ -5,6 +5,8 @@ use std::{fmt, sync::Arc};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+/// What every secret begins with: it tells a token from other credentials, and a scanner of leaked ones whose it is.
+pub const SECRET_PREFIX: &str = "tollgate_";
 /// The longest name of a token, in characters.
 pub const MAX_NAME_LENGTH: usize = 64;
 /// The most tokens that may be live at once: all of them are kept in memory, and read anew with every change.

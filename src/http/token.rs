@@ -122,7 +122,7 @@ pub struct Revocation {}
 #[oai(rename_all = "camelCase")]
 #[serde(rename_all = "camelCase")]
 pub struct TokenPage {
-    /// The tokens, ascending by id, which is the order in which they were made.
+    /// The tokens, ascending by id, so the oldest come first.
     items: Vec<TokenBody>,
     /// Where the next page begins; absent on the last one.
     #[oai(skip_serializing_if_is_none)]

@@ -19,7 +19,7 @@ use super::{
     in_time, new_id, to_its_end,
 };
 use crate::{
-    domain::token::{MAX_LIVE_TOKENS, Role, Token, TokenName},
+    domain::token::{MAX_LIVE_TOKENS, Role, SECRET_PREFIX, Token, TokenName},
     store::{
         self,
         change::{Change, Noun},
@@ -27,8 +27,6 @@ use crate::{
     },
 };
 
-/// What every secret begins with: it tells a token from other credentials, and a scanner of leaked ones whose it is.
-pub const SECRET_PREFIX: &str = "tollgate_";
 /// Random bytes of a secret.
 const SECRET_BYTES: usize = 32;
 /// How long a request to the management API waits until it is known who may call it.
@@ -213,8 +211,10 @@ impl Service {
         let mut uses = self.uses.take().into_iter();
         // One statement each, so that no row is held from a revocation while others are written.
         while let Some((id, at)) = uses.next() {
-            if let Err(error) = store::token::used(self.database.writers(), id, at).await {
-                self.metrics.count_database_error(&error);
+            if let Err(error) = in_time(store::token::used(self.database.writers(), id, at)).await {
+                if let Error::Store(error) = error {
+                    self.metrics.count_database_error(&error);
+                }
                 for (id, at) in std::iter::once((id, at)).chain(uses.by_ref()) {
                     self.uses.note(id, at);
                 }

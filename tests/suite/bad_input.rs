@@ -16,6 +16,8 @@ use crate::support::{
 const SECRET: &str = "hunter2";
 /// An id that no subscription has.
 const NOBODY: &str = "/v1/subscriptions/00000000-0000-7000-8000-000000000000";
+/// An id that no token has.
+const NO_TOKEN: &str = "/v1/tokens/00000000-0000-7000-8000-000000000000";
 /// The largest body of a hook request.
 const HOOK_LIMIT: usize = 256 * 1024;
 /// The largest body of a management request.
@@ -62,6 +64,7 @@ impl WithBody {
             ),
             new("PATCH", &subscription, r#"{"scopes":["email"],"validFrom":"#, "}"),
             new("POST", &format!("{subscription}/cancel"), "{", "}"),
+            new("POST", "/v1/tokens", r#"{"role":"reader","expiresAt":null,"name":"#, "}"),
         ]
     }
 
@@ -96,6 +99,9 @@ fn paths() -> Vec<(&'static str, &'static [&'static str])> {
         (NOBODY, &["DELETE", "GET", "HEAD", "PATCH"]),
         ("/v1/subscriptions/x/cancel", &["POST"]),
         ("/v1/entitlements", &["GET", "HEAD"]),
+        ("/v1/tokens", &["GET", "HEAD", "POST"]),
+        ("/v1/tokens/x", &["GET", "HEAD"]),
+        ("/v1/tokens/x/revoke", &["POST"]),
         (ACCESS_TOKEN, &["POST"]),
         (TOKEN, &["POST"]),
         ("/docs", &["GET", "HEAD"]),
@@ -359,6 +365,7 @@ on_both! {
         for (method, path) in [
             ("GET", "/v1/scopes"), ("POST", "/v1/scopes"), ("GET", email), ("PATCH", email), ("DELETE", email), ("GET", "/v1/subscriptions"),
             ("POST", "/v1/subscriptions"), ("GET", NOBODY), ("PATCH", NOBODY), ("DELETE", NOBODY), ("POST", &format!("{NOBODY}/cancel")),
+            ("GET", "/v1/tokens"), ("POST", "/v1/tokens"), ("GET", "/v1/tokens/x"), ("POST", "/v1/tokens/x/revoke"),
         ] {
             let long = "é".repeat(64);
             for (query, pointers) in [
@@ -372,6 +379,7 @@ on_both! {
         }
         for (path, parameters) in [
             ("/v1/scopes", &["limit=1", "cursor=x"][..]),
+            ("/v1/tokens", &["limit=1", "cursor=x"]),
             ("/v1/subscriptions", &["subjectType=user", "subjectId=u", "scope=a", "status=active", "activeAt=2026-01-01T00:00:00Z", "limit=1", "cursor=x"]),
         ] {
             for parameter in parameters {
@@ -560,7 +568,7 @@ on_both! {
         let closed = database.app_with(Options { management_auth: ManagementAuth::default(), ..Options::default() }).await;
         let operations: Vec<(&str, &str)> = paths().into_iter().filter(|(path, _)| path.starts_with("/v1/") && !path.contains("customize"))
             .flat_map(|(path, methods)| methods.iter().filter(|method| **method != "HEAD").map(move |method| (*method, path))).collect();
-        assert_eq!(operations.len(), 12);
+        assert_eq!(operations.len(), 16);
         let long = format!("Bearer {}", "x".repeat(8 * 1024 + 1));
         let refused = [
             "", "Bearer", "Bearer ", "Bearer admin-toke", "Bearer admin-token2", "Bearer admin-token ,", "Bearer Admin-Token", "admin-token",
@@ -669,6 +677,10 @@ on_both! {
             ("DELETE", subscription.clone(), Value::Null),
             ("POST", format!("{subscription}/cancel"), json!({})),
             ("GET", "/v1/entitlements?subjectType=user&subjectId=u".to_owned(), Value::Null),
+            ("POST", "/v1/tokens".to_owned(), json!({"name": "x", "role": "reader", "expiresAt": null})),
+            ("GET", "/v1/tokens".to_owned(), Value::Null),
+            ("GET", NO_TOKEN.to_owned(), Value::Null),
+            ("POST", format!("{NO_TOKEN}/revoke"), json!({})),
         ];
         let mut seen = BTreeMap::<&str, usize>::new();
         for (method, path, body) in operations {
@@ -677,7 +689,7 @@ on_both! {
             assert_eq!(answer.header("retry-after"), Some("1"), "{method} {path}");
             *seen.entry(method).or_default() += 1;
         }
-        assert_eq!(seen.into_iter().collect::<Vec<_>>(), [("DELETE", 2), ("GET", 5), ("PATCH", 2), ("POST", 3)]);
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), [("DELETE", 2), ("GET", 7), ("PATCH", 2), ("POST", 5)]);
         // What is wrong by itself needs no database to say so.
         app.refuse("POST", "/v1/scopes", &json!({"name": " "}), (422, "invalid_value"), &["#/name"]).await;
         app.refuse_query("/v1/scopes?limit=0", &["?limit"]).await;

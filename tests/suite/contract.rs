@@ -116,6 +116,7 @@ fn the_authorization_table_lists_every_operation_and_no_other() {
         for Operation { id, method, path, .. } in document.operations() {
             let expected = match (document.contract, method.as_str()) {
                 (Contract::Hooks, _) => auth::Access::Hook,
+                (Contract::Management, _) if path.starts_with("/v1/tokens") => auth::Access::Api(Role::Admin),
                 (Contract::Management, "GET") => auth::Access::Api(Role::Reader),
                 (Contract::Management, _) if path.starts_with("/v1/scopes") => auth::Access::Api(Role::Admin),
                 (Contract::Management, _) => auth::Access::Api(Role::Writer),
@@ -148,14 +149,23 @@ fn sample(operation: &str) -> Option<Value> {
         "create-scope" => json!({"name": "fresh", "description": "text", "requires": "any", "enforced": true}),
         "patch-scope" => json!({"name": "email", "description": "text", "requires": "any", "enforced": true}),
         "create-subscription" | "patch-subscription" => subscription,
-        "cancel-subscription" => json!({}),
+        "cancel-subscription" | "revoke-token" => json!({}),
+        "create-token" => json!({"name": "fresh", "role": "reader", "expiresAt": window.1}),
         _ => return None,
     })
 }
 
-/// The path of an operation upon the scope `email` or the subscription of this id.
-fn target(operation: &Operation, id: &str) -> String {
+/// The ids of a subscription and of a token.
+#[derive(Debug, Clone)]
+struct Ids {
+    subscription: String,
+    token: String,
+}
+
+/// The path of an operation upon the scope `email`, or the subscription or token of these ids.
+fn target(operation: &Operation, ids: &Ids) -> String {
     let query = if operation.id == "get-entitlements" { "?subjectType=user&subjectId=u" } else { "" };
+    let id = if operation.path.starts_with("/v1/tokens") { &ids.token } else { &ids.subscription };
     operation.path.replace("{name}", "email").replace("{id}", id) + query
 }
 
@@ -163,10 +173,14 @@ fn credentials(operation: &Operation) -> (&'static str, &'static str) {
     if operation.is_hook() { HOOK_CREDENTIALS } else { ADMIN_CREDENTIALS }
 }
 
-/// A scope `email` and a subscription that names it, of which this is the id.
-async fn furnish(app: &App) -> String {
+/// A scope `email`, a subscription that names it, and a token.
+async fn furnish(app: &App) -> Ids {
     app.register("email").await;
     let created = app.subscribe("u", &["email"], "2026-01-01T00:00:00Z", None).await;
+    Ids { subscription: id_of(&created), token: id_of(&app.issue("furnished", "reader", None).await) }
+}
+
+fn id_of(created: &Value) -> String {
     created["id"].as_str().expect("an id").to_owned()
 }
 
@@ -317,8 +331,8 @@ impl<'a> Walk<'a> {
         for operation in self.operations() {
             let has_body = operation.request_schema().is_some();
             let expected = operation.statuses().into_iter().filter(|status| match status {
-                // No credential lacks a role yet; a body that is slow is not waited for here; no fault is expected; and
-                // conflicts are the script's.
+                // Who lacks a role is another test's; a body that is slow is not waited for here; no fault is expected;
+                // and conflicts are the script's.
                 403 | 408 | 409 | 500 => false,
                 422 => has_body && operation.id != "cancel-subscription",
                 _ => true,
@@ -328,13 +342,20 @@ impl<'a> Walk<'a> {
                 assert!(seen.contains(&status), "{} was never seen to answer {status}: {seen:?}", operation.id);
             }
         }
-        for conflicting in ["create-scope", "delete-scope", "patch-subscription", "cancel-subscription"] {
+        for conflicting in [
+            "create-scope",
+            "delete-scope",
+            "patch-subscription",
+            "cancel-subscription",
+            "create-token",
+            "revoke-token",
+        ] {
             assert!(self.seen[conflicting].contains(&409), "{conflicting}");
         }
     }
 
-    /// All that goes well, and every conflict; gives the id of a subscription that is left.
-    async fn succeed(&mut self) -> String {
+    /// All that goes well, and every conflict; gives the ids of what is left.
+    async fn succeed(&mut self) -> Ids {
         let operations = self.operations();
         let taken = |id: &str| sample(id).expect("a body");
         for name in ["email", "other", "unused"] {
@@ -348,6 +369,17 @@ impl<'a> Walk<'a> {
         self.ask("delete-scope", "/v1/scopes/unused", None).await;
         let create = taken("create-subscription");
         let mut id = String::new();
+        for name in ["first", "second"] {
+            let mut create = taken("create-token");
+            create["name"] = json!(name);
+            let created = self.ask("create-token", "/v1/tokens", Some(&create)).await;
+            let location = created.header("location").expect("a place").to_owned();
+            assert_eq!(created.header("cache-control"), Some("no-store"));
+            let mut body = created.expect(201);
+            assert!(body.as_object_mut().and_then(|body| body.remove("token")).is_some(), "the secret is shown here");
+            assert_eq!(self.ask("get-token", &location, None).await.expect(200), body, "and here it is not");
+            self.ask("create-token", "/v1/tokens", Some(&create)).await.expect_problem(409, "token_exists");
+        }
         for _ in 0..2 {
             let created = self.ask("create-subscription", "/v1/subscriptions", Some(&create)).await;
             let location = created.header("location").expect("a place").to_owned();
@@ -355,7 +387,9 @@ impl<'a> Walk<'a> {
             assert_eq!(self.ask("get-subscription", &location, None).await.expect(200), body);
             body["id"].as_str().expect("an id").clone_into(&mut id);
         }
-        for (list, path) in [("list-scopes", "/v1/scopes"), ("list-subscriptions", "/v1/subscriptions")] {
+        for (list, path) in
+            [("list-scopes", "/v1/scopes"), ("list-subscriptions", "/v1/subscriptions"), ("list-tokens", "/v1/tokens")]
+        {
             let operation = operations.iter().find(|operation| operation.id == list).expect("a list").clone();
             let first = self.ask(list, &format!("{path}?limit=1"), None).await.expect(200);
             let cursor = first["nextCursor"].as_str().expect("another page");
@@ -380,17 +414,19 @@ impl<'a> Walk<'a> {
         assert_eq!((&view["items"][0]["held"], &view["at"]), (&json!(true), &json!(timestamp(self.app.now()))));
         self.ask("customize-access-token", ACCESS_TOKEN, Some(&taken("customize-access-token"))).await.expect(200);
         self.ask("customize-token", TOKEN, Some(&taken("customize-token"))).await.expect(200);
-        self.app.subscribe("u", &["email"], "2026-01-01T00:00:00Z", None).await["id"]
-            .as_str()
-            .expect("an id")
-            .to_owned()
+        let token = id_of(&self.ask("list-tokens", "/v1/tokens", None).await.expect(200)["items"][0]);
+        let revoke = format!("/v1/tokens/{token}/revoke");
+        assert_eq!(self.ask("revoke-token", &revoke, None).await.expect(200)["status"], "revoked");
+        self.ask("revoke-token", &revoke, Some(&json!({}))).await.expect_problem(409, "already_revoked");
+        let created = self.app.subscribe("u", &["email"], "2026-01-01T00:00:00Z", None).await;
+        Ids { subscription: id_of(&created), token }
     }
 
     /// All that is refused for what is asked, of every operation.
-    async fn be_refused(&mut self, subscription: &str) {
+    async fn be_refused(&mut self, ids: &Ids) {
         for operation in self.operations() {
             let id = operation.id.as_str();
-            let (path, body) = (target(&operation, subscription), sample(id).unwrap_or_default().to_string());
+            let (path, body) = (target(&operation, ids), sample(id).unwrap_or_default().to_string());
             let body = if operation.request_schema().is_some() { body } else { String::new() };
             self.send(&operation, &path, &[JSON], body.clone()).await.expect_problem(401, "unauthorized");
             if operation.is_hook() {
@@ -425,7 +461,8 @@ impl<'a> Walk<'a> {
                 "/v1/subscriptions",
                 json!({"subject": {"type": "user", "id": ""}, "scopes": ["email"], "validUntil": null}),
             ),
-            ("patch-subscription", &format!("/v1/subscriptions/{subscription}"), json!({"scopes": ["unknown"]})),
+            ("patch-subscription", &format!("/v1/subscriptions/{}", ids.subscription), json!({"scopes": ["unknown"]})),
+            ("create-token", "/v1/tokens", json!({"name": "a b", "role": "reader", "expiresAt": null})),
         ] {
             assert_eq!(self.ask(id, path, Some(&body)).await.status, 422, "{id}");
         }
@@ -436,13 +473,13 @@ on_both! {
     async fn every_answer_is_one_that_is_described(database) {
         let app = database.app().await;
         let mut walk = Walk::new(&app);
-        let id = walk.succeed().await;
-        walk.be_refused(&id).await;
+        let ids = walk.succeed().await;
+        walk.be_refused(&ids).await;
         let strict = database.app_with(Options { require_if_match: true, ..Options::default() }).await;
         walk.app = &strict;
         for operation in walk.operations().into_iter().filter(|operation| operation.parameters("header").count() > 0) {
             let body = sample(&operation.id).map_or_else(String::new, |body| body.to_string());
-            let refused = walk.ask_with(&operation.id, &target(&operation, &id), &[JSON], body).await;
+            let refused = walk.ask_with(&operation.id, &target(&operation, &ids), &[JSON], body).await;
             refused.expect_problem(428, "if_match_required");
         }
         let wary = database.app_with(Options { allowance: Allowance { burst: 0, ..Allowance::default() }, ..Options::default() }).await;
@@ -458,7 +495,7 @@ on_both! {
         for operation in walk.operations() {
             let body = sample(&operation.id).map_or_else(String::new, |body| body.to_string());
             let headers = [JSON, ("if-match", "*")];
-            let refused = walk.ask_with(&operation.id, &target(&operation, &id), &headers, body).await;
+            let refused = walk.ask_with(&operation.id, &target(&operation, &ids), &headers, body).await;
             refused.expect_problem(503, "unavailable");
         }
         walk.finish();
@@ -466,22 +503,22 @@ on_both! {
 
     async fn no_operation_answers_without_its_own_credentials(database) {
         let app = database.app().await;
-        let id = furnish(&app).await;
+        let ids = furnish(&app).await;
         for operation in Document::all().iter().flat_map(Document::operations) {
             let other = if operation.is_hook() { ADMIN_CREDENTIALS } else { HOOK_CREDENTIALS };
             let body = sample(&operation.id).unwrap_or_default().to_string();
             for headers in [&[JSON][..], &[JSON, other], &[JSON, ("authorization", "")], &[JSON, other, credentials(&operation)]] {
-                let answer = app.send(&operation.method, &target(&operation, &id), headers, body.clone()).await;
+                let answer = app.send(&operation.method, &target(&operation, &ids), headers, body.clone()).await;
                 answer.expect_problem(401, "unauthorized");
                 assert!(answer.header("www-authenticate").is_some(), "{}", operation.id);
             }
         }
-        assert_eq!(app.call("GET", &format!("/v1/subscriptions/{id}")).await.expect(200)["version"], 1);
+        assert_eq!(app.call("GET", &format!("/v1/subscriptions/{}", ids.subscription)).await.expect(200)["version"], 1);
     }
 
     async fn a_body_is_taken_exactly_when_its_schema_describes_it(database) {
         let app = database.app().await;
-        let id = furnish(&app).await;
+        let ids = furnish(&app).await;
         let mut counts = [0, 0];
         for document in Document::all() {
             for operation in document.operations() {
@@ -494,7 +531,7 @@ on_both! {
                 for body in variants(&sample).into_iter().chain([sample.clone()]) {
                     let violations = document.violations(schema, &body);
                     let headers = [JSON, credentials(&operation)];
-                    let answer = app.send(&operation.method, &target(&operation, &id), &headers, body.to_string()).await;
+                    let answer = app.send(&operation.method, &target(&operation, &ids), &headers, body.to_string()).await;
                     let refused = matches!(answer.status.as_u16(), 400 | 422);
                     let (id, text) = (&operation.id, answer.text());
                     assert_eq!(refused, !violations.is_empty(), "{id} {body}: {violations:?}, but\n{text}");
@@ -548,8 +585,9 @@ on_both! {
     async fn a_method_that_is_not_described_is_answered_with_those_that_are(database) {
         let app = database.app().await;
         let mut methods: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let ids = Ids { subscription: NO_ID.to_owned(), token: NO_ID.to_owned() };
         for operation in Document::all().iter().flat_map(Document::operations) {
-            let methods = methods.entry(target(&operation, NO_ID)).or_default();
+            let methods = methods.entry(target(&operation, &ids)).or_default();
             if operation.method == "GET" {
                 methods.insert("HEAD".to_owned());
             }

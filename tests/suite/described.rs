@@ -33,8 +33,9 @@ const KEYWORDS: [&str; 18] = [
     "additionalProperties",
     "allOf",
 ];
-/// The one pattern in use: a scope token of RFC 6749.
+/// The patterns in use: a scope token of RFC 6749, and the name of a token.
 const SCOPE_TOKEN: &str = r"^[\x21\x23-\x5B\x5D-\x7E]+$";
+const TOKEN_NAME: &str = "^[A-Za-z0-9._-]+$";
 
 /// A contract, parsed.
 pub struct Document {
@@ -217,7 +218,7 @@ pub fn faults(schema: &Value) -> String {
     if (schema["type"] == "array") != schema.get("items").is_some() {
         fault("items belong to an array");
     }
-    if schema.get("pattern").is_some_and(|pattern| pattern != SCOPE_TOKEN) {
+    if schema.get("pattern").is_some_and(|pattern| pattern != SCOPE_TOKEN && pattern != TOKEN_NAME) {
         fault("unknown pattern");
     }
     if let Some(required) = schema.get("required") {
@@ -269,6 +270,10 @@ fn check_text(schema: &Value, text: &str, refuse: &mut impl FnMut(&str)) {
     check_size(schema, "minLength", "maxLength", text.chars().count(), refuse);
     let is_scope_token = || text.bytes().all(|byte| (0x21..=0x7E).contains(&byte) && byte != b'"' && byte != b'\\');
     if schema["pattern"] == SCOPE_TOKEN && (text.is_empty() || !is_scope_token()) {
+        refuse("not of the pattern");
+    }
+    let is_token_name = || text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    if schema["pattern"] == TOKEN_NAME && (text.is_empty() || !is_token_name()) {
         refuse("not of the pattern");
     }
     let is_of_format = match schema["format"].as_str() {

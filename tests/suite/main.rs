@@ -27,3 +27,4 @@ mod schema;
 mod server;
 mod subscription;
 mod support;
+mod token;

@@ -311,12 +311,27 @@ fn the_help_lists_every_setting_that_there_is() {
             assert!(help.contains(&format!("[default: {default}]")), "{default}");
         }
     }
-    for arguments in [&["migrate", "--help"][..], &["openapi", "--help"], &["help"], &["-h"], &["--version"]] {
+    for arguments in [
+        &["migrate", "--help"][..],
+        &["openapi", "--help"],
+        &["token", "--help"],
+        &["token", "create", "--help"],
+        &["help"],
+        &["-h"],
+        &["--version"],
+    ] {
         let help = output(&folder, arguments, &[]);
         assert_eq!((help.status.code(), stderr(&help).as_str()), (Some(0), ""), "{arguments:?}");
         assert!(!stdout(&help).is_empty(), "{arguments:?}");
     }
-    for arguments in [&["nonsense"][..], &["--nonsense"], &["openapi", "nonsense"], &["--listen", "nonsense"]] {
+    for arguments in [
+        &["nonsense"][..],
+        &["--nonsense"],
+        &["openapi", "nonsense"],
+        &["--listen", "nonsense"],
+        &["token"],
+        &["token", "create", "--name", "a b"],
+    ] {
         assert_eq!(output(&folder, arguments, &CREDENTIALS).status.code(), Some(2), "{arguments:?}");
     }
 }
@@ -469,6 +484,65 @@ on_both! {
             let log = server.process.stderr();
             check_log(&log, filter);
         }
+    }
+
+    async fn tokens_are_made_listed_and_revoked_at_the_command_line_and_a_service_that_runs_knows(database) {
+        let folder = Folder::new();
+        let url = [("TOLLGATE_DATABASE_URL", &*database.url)];
+        let refused = output(&folder, &["token", "list"], &url);
+        assert_eq!((refused.status.code(), stdout(&refused).as_str()), (Some(1), ""));
+        assert!(stderr(&refused).contains("run `tollgate migrate`"), "{}", stderr(&refused));
+        // Without any other credential: no bootstrap token is set.
+        let environment = [&CREDENTIALS[..2], &url, &[("TOLLGATE_LOG", "trace")]].concat();
+        let mut server = Server::start(&folder, &[], &environment);
+        let status = |secret: &str| send(server.main, "GET", "/v1/scopes", &[&format!("Authorization: Bearer {secret}")], "").status;
+        assert_eq!(status("tollgate_x"), 401);
+        let create = |name: &str, end: &str| output(&folder, &["token", "create", "--name", name, "--role", "admin", "--expires", end], &environment);
+        let created = create("ops", "90d");
+        let (secret, said) = (stdout(&created), stderr(&created));
+        assert_eq!(created.status.code(), Some(0), "{said}");
+        let secret = secret.strip_suffix('\n').expect("a line");
+        assert!(secret.starts_with("tollgate_") && secret.len() == 52, "{secret}");
+        assert!(said.contains("Token `ops`") && !said.contains(&secret["tollgate_".len()..]), "{said}");
+        until("it is known to the service", || (status(secret) == 200).then_some(()));
+
+        let endless = create("endless", "never");
+        assert_eq!(endless.status.code(), Some(0), "{}", stderr(&endless));
+        let timed = create("timed", "2099-01-01T00:00:00+01:00");
+        assert_eq!(timed.status.code(), Some(0), "{}", stderr(&timed));
+        let listed = stdout(&output(&folder, &["token", "list"], &environment));
+        let lines: Vec<Vec<&str>> = listed.lines().map(|line| line.split('\t').collect()).collect();
+        assert_eq!(lines[0], ["NAME", "ROLE", "STATUS", "CREATED", "BY", "EXPIRES", "LAST USED"]);
+        let (names, ends): (Vec<_>, Vec<_>) = lines[1..].iter().map(|line| (line[0], line[5])).unzip();
+        assert_eq!(names, ["ops", "endless", "timed"]);
+        assert_eq!(ends[1..], ["never", "2098-12-31T23:00:00Z"]);
+        assert_eq!(lines[1][1..3], ["admin", "active"]);
+        assert_eq!(lines[1][4], "command line");
+
+        for (arguments, expected) in [
+            (&["token", "create", "--name", "ops", "--role", "reader", "--expires", "1d"][..], "a token of that name exists"),
+            (&["token", "create", "--name", "late", "--role", "reader", "--expires", "2020-01-01T00:00:00Z"], "ends in the future"),
+            (&["token", "create", "--name", "late", "--role", "reader", "--expires", "0s"], "ends in the future"),
+            (&["token", "create", "--name", "late", "--role", "reader", "--expires", "3000000d"], "after the year 9999"),
+            (&["token", "revoke", "absent"], "there is no token of that name"),
+        ] {
+            let refused = output(&folder, arguments, &url);
+            assert_eq!((refused.status.code(), stdout(&refused).as_str()), (Some(1), ""), "{arguments:?}");
+            assert!(stderr(&refused).contains("tollgate: ") && stderr(&refused).contains(expected), "{}", stderr(&refused));
+        }
+        let revoked = output(&folder, &["token", "revoke", "ops"], &environment);
+        assert_eq!((revoked.status.code(), stdout(&revoked).as_str()), (Some(0), ""), "{}", stderr(&revoked));
+        until("the service knows that it is revoked", || (status(secret) == 401).then_some(()));
+        let again = output(&folder, &["token", "revoke", "ops"], &url);
+        assert!(stderr(&again).contains("already revoked"), "{}", stderr(&again));
+        let listed = stdout(&output(&folder, &["token", "list"], &environment));
+        assert!(listed.lines().any(|line| line.starts_with("ops\tadmin\trevoked\t")), "{listed}");
+        server.stop();
+        let log = server.process.stderr();
+        assert!(log.contains("list-scopes") && !log.contains(&secret["tollgate_".len()..]), "{log}");
+        // When it was last used was written at the end.
+        let listed = stdout(&output(&folder, &["token", "list"], &environment));
+        assert!(listed.lines().any(|line| line.starts_with("ops\t") && !line.ends_with("\tnever")), "{listed}");
     }
 
     async fn a_fault_is_told_to_the_log_with_its_cause_and_to_the_caller_without(database) {

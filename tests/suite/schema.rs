@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use entity::{catalogue, change, subscription, subscription_scope};
+use entity::{catalogue, change, subscription, subscription_scope, token};
 use migration::{Migrator, MigratorTrait as _};
 use sea_orm::{
     ColumnTrait as _, ConnectionTrait, DatabaseTransaction, EntityTrait, IdenStatic as _, Iterable as _, QueryResult,
@@ -17,6 +17,7 @@ use tollgate::{
         facts::Standing,
         scope::Scope,
         subject::{Subject, SubjectId, SubjectType},
+        token::{InvalidName, TokenName},
     },
     store::{
         self, Database, Error,
@@ -144,6 +145,29 @@ fn insert_change(noun: &str, scope: &str, id: &str, kind: &str, subject_id: &str
     )
 }
 
+fn insert_token_change(id: &str) -> String {
+    format!(
+        "INSERT INTO change (at, actor, request_id, noun, action, token_id) VALUES ({AT}, 'a', 'r', 'token', 'create', {id})"
+    )
+}
+
+/// A digest of so many bytes, all of them the same.
+fn digest(backend: Backend, byte: u8, length: usize) -> String {
+    let hexadecimal = format!("{byte:02x}").repeat(length);
+    match backend {
+        Backend::Sqlite => format!("x'{hexadecimal}'"),
+        Backend::Postgres => format!("'\\x{hexadecimal}'"),
+    }
+}
+
+fn insert_token(id: &str, name: &str, digest: &str, role: &str, end: &str) -> String {
+    let name = name.replace('\'', "''");
+    format!(
+        "INSERT INTO api_token (id, name, digest, role, created_at, created_by, expires_at)
+        VALUES ({id}, '{name}', {digest}, '{role}', {AT}, 'a', {end})"
+    )
+}
+
 fn set_end(backend: Backend, on_postgres: &str, on_sqlite: &str) -> String {
     let end = if backend == Backend::Postgres { on_postgres } else { on_sqlite };
     format!("UPDATE subscription SET valid_until = '{end}'")
@@ -154,7 +178,7 @@ fn set_end(backend: Backend, on_postgres: &str, on_sqlite: &str) -> String {
 #[expect(clippy::too_many_lines, reason = "it is a table")]
 fn refusals(backend: Backend) -> Vec<(&'static str, Option<&'static str>, String, String)> {
     let (first, second, none) = (uuid(backend, 1), uuid(backend, 2), uuid(backend, 9));
-    let user = ("user", "u");
+    let (user, new) = (("user", "u"), digest(backend, 2, 32));
     let unique = |columns| Some(columns);
     let broken = Some("FOREIGN KEY constraint failed");
     vec![
@@ -274,6 +298,61 @@ fn refusals(backend: Backend) -> Vec<(&'static str, Option<&'static str>, String
             insert_change("subscription", "'x'", &first, "'user'", "NULL"),
             insert_change("subscription", "NULL", &first, "'user'", "'u'"),
         ),
+        ("change_of_a_token_names_it", None, insert_token_change("NULL"), insert_token_change(&first)),
+        (
+            "api_token_id_is_unique",
+            unique("UNIQUE constraint failed: api_token.id"),
+            insert_token(&first, "other", &new, "reader", "NULL"),
+            insert_token(&second, "other", &new, "reader", "NULL"),
+        ),
+        (
+            "api_token_name_is_given_once",
+            unique("UNIQUE constraint failed: api_token.name"),
+            insert_token(&second, "billing", &new, "reader", "NULL"),
+            insert_token(&second, "Billing", &new, "reader", "NULL"),
+        ),
+        (
+            "api_token_digest_is_unique",
+            unique("UNIQUE constraint failed: api_token.digest"),
+            insert_token(&second, "other", &digest(backend, 1, 32), "reader", "NULL"),
+            insert_token(&second, "other", &new, "reader", "NULL"),
+        ),
+        (
+            "api_token_name_has_1_to_64_plain_characters",
+            None,
+            insert_token(&second, "a b", &new, "reader", "NULL"),
+            insert_token(&second, "a_b", &new, "reader", "NULL"),
+        ),
+        (
+            "api_token_digest_has_32_bytes",
+            None,
+            insert_token(&second, "other", &digest(backend, 2, 31), "reader", "NULL"),
+            insert_token(&second, "other", &new, "reader", "NULL"),
+        ),
+        (
+            "api_token_role_is_known",
+            None,
+            insert_token(&second, "other", &new, "Reader", "NULL"),
+            insert_token(&second, "other", &new, "writer", "NULL"),
+        ),
+        (
+            "api_token_ends_after_it_was_made",
+            None,
+            insert_token(&second, "other", &new, "reader", AT),
+            insert_token(&second, "other", &new, "reader", LATER),
+        ),
+        (
+            "api_token_end_has_a_year_of_four_digits",
+            None,
+            insert_token(
+                &second,
+                "other",
+                &new,
+                "reader",
+                if backend == Backend::Postgres { "'infinity'" } else { "'99999-01-01T00:00:00+00:00'" },
+            ),
+            insert_token(&second, "other", &new, "admin", "'9999-12-31T23:59:59.999999+00:00'"),
+        ),
     ]
 }
 
@@ -293,6 +372,33 @@ on_both! {
         assert!(!is_current(&opened).await.expect("asked"));
         assert_eq!(migrate(&opened).await.expect("made"), Migrated::Steps(steps));
         assert_eq!(anatomy(&opened, database.backend).await, made);
+        opened.close().await;
+    }
+
+    async fn changes_keep_their_numbers_when_their_table_is_made_anew(database) {
+        let opened = open(&database).await;
+        let transaction = opened.begin().await.expect("begun");
+        Migrator::up(&transaction, Some(3)).await.expect("made");
+        let insert = insert_change("catalogue", "'x'", "NULL", "NULL", "NULL");
+        for _ in 0..3 {
+            execute(&transaction, &insert).await;
+        }
+        execute(&transaction, "DELETE FROM change WHERE seq IN (1, 3)").await;
+        let seqs = "SELECT seq FROM change ORDER BY seq";
+        for step in [4, 5, 6] {
+            let is_up = step % 2 == 0;
+            if is_up {
+                Migrator::up(&transaction, None).await.expect("made");
+            } else {
+                execute(&transaction, &insert_token_change(&uuid(database.backend, 1))).await;
+                Migrator::down(&transaction, Some(1)).await.expect("unmade");
+            }
+            assert!(column::<i64, _>(&transaction, seqs).await.contains(&2), "what was recorded stays");
+            execute(&transaction, &insert).await;
+            let expected = [4, 6, 7][usize::try_from(step - 4).expect("a place")];
+            assert_eq!(column::<i64, _>(&transaction, seqs).await.last(), Some(&expected), "no number is used twice");
+        }
+        transaction.rollback().await.expect("undone");
         opened.close().await;
     }
 
@@ -319,6 +425,7 @@ on_both! {
             known_columns::<subscription::Entity>(),
             known_columns::<subscription_scope::Entity>(),
             known_columns::<change::Entity>(),
+            known_columns::<token::Entity>(),
         ].into_iter().flatten().collect();
         assert_eq!(found, known);
         opened.close().await;
@@ -335,6 +442,7 @@ on_both! {
             }
             execute(&transaction, &insert_subscription(&first, ("user", "u"), "NULL", 1)).await;
             execute(&transaction, &insert_named(&first, "email")).await;
+            execute(&transaction, &insert_token(&first, "billing", &digest(backend, 1, 32), "reader", "NULL")).await;
             assert!(is_taken(&transaction, &taken).await, "{constraint}: {taken}");
             transaction.rollback().await.expect("undone");
 
@@ -344,12 +452,14 @@ on_both! {
             }
             execute(&transaction, &insert_subscription(&first, ("user", "u"), "NULL", 1)).await;
             execute(&transaction, &insert_named(&first, "email")).await;
+            execute(&transaction, &insert_token(&first, "billing", &digest(backend, 1, 32), "reader", "NULL")).await;
             let error = transaction.execute_unprepared(&refused).await.expect_err(&refused);
             let expected = on_sqlite.filter(|_| backend == Backend::Sqlite).unwrap_or(constraint);
             assert!(error.to_string().contains(expected), "{constraint}: {error}");
             let verdict = Error::from(error);
             let is_told_apart = match constraint {
-                "catalogue_scope_is_registered_once" | "subscription_id_is_unique" | "subscription_names_each_scope_once" => matches!(verdict, Error::Duplicate(_)),
+                "catalogue_scope_is_registered_once" | "subscription_id_is_unique" | "subscription_names_each_scope_once" | "api_token_id_is_unique"
+                | "api_token_name_is_given_once" | "api_token_digest_is_unique" => matches!(verdict, Error::Duplicate(_)),
                 "subscription_scope_belongs_to_a_subscription" | "subscription_scope_is_in_the_catalogue" => matches!(verdict, Error::Reference(_)),
                 _ => matches!(verdict, Error::Unexpected(_)),
             };
@@ -386,6 +496,15 @@ on_both! {
         for name in names {
             let taken = is_taken(&transaction, &insert_scope(backend, &name, "any", 1)).await;
             assert_eq!(taken, Scope::parse(&name).is_ok(), "{name:?}");
+        }
+        let mut names: Vec<String> = (1..=0x7F_u8).map(|code| char::from(code).to_string()).collect();
+        names.extend(["", "é", "aé", "a b", "-.Z_9", "bootstrap"].map(str::to_owned));
+        names.extend([64, 65].map(|length| "n".repeat(length)));
+        for (index, name) in (1..).zip(names) {
+            let row = insert_token(&uuid(backend, index), &name, &digest(backend, index, 32), "reader", "NULL");
+            // The table knows of no reserved names: they may become more.
+            let expected = TokenName::parse(&name) != Err(InvalidName::Spelling);
+            assert_eq!(is_taken(&transaction, &row).await, expected, "{name:?}");
         }
         let ids = ["", "a", " ", "é", &"x".repeat(1024), &"x".repeat(1025), &"é".repeat(512), &format!("{}x", "é".repeat(512))];
         for (index, id) in (1..).zip(ids) {

@@ -595,6 +595,17 @@ impl App {
         self.call_with("POST", "/v1/subscriptions", &body).await.expect(201)
     }
 
+    /// Makes a token of a role, which ends at a timestamp or never.
+    pub async fn issue(&self, name: &str, role: &str, end: Option<&str>) -> Value {
+        let body = json!({"name": name, "role": role, "expiresAt": end});
+        self.call_with("POST", "/v1/tokens", &body).await.expect(201)
+    }
+
+    /// Asks the management API without a body, with the secret of a token.
+    pub async fn call_as(&self, secret: &str, method: &str, path: &str) -> Answer {
+        self.send(method, path, &[("authorization", &format!("Bearer {secret}"))], "").await
+    }
+
     /// Asks the management API for what it must refuse with this status and code, naming these members.
     pub async fn refuse(&self, method: &str, path: &str, body: &Value, problem: (u16, &str), pointers: &[&str]) {
         let answer = self.call_with(method, path, body).await;

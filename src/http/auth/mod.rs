@@ -25,11 +25,8 @@ use self::{
 };
 use super::problem::Problem;
 use crate::{
-    domain::token::Role,
-    service::{
-        Origin, Service,
-        token::{SECRET_PREFIX, digest},
-    },
+    domain::token::{Role, SECRET_PREFIX},
+    service::{Origin, Service, token::digest},
 };
 
 pub mod guard;
