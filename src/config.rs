@@ -576,6 +576,9 @@ fn serve(
     let username = or_demo(secret(environment, "TOLLGATE_HOOK_USERNAME")?, DEMO_USERNAME);
     let password = or_demo(secret(environment, "TOLLGATE_HOOK_PASSWORD")?, DEMO_PASSWORD);
     let admin_token = or_demo(secret(environment, "TOLLGATE_ADMIN_TOKEN")?, DEMO_ADMIN_TOKEN);
+    if admin_token.as_ref().is_some_and(|token| token.expose().starts_with(SECRET_PREFIX)) {
+        return Err(ConfigError::AdminToken);
+    }
     if admin_token.as_ref().is_some_and(|token| jwt::has_form(token.expose())) {
         return Err(ConfigError::AdminTokenForm);
     }
