@@ -18,6 +18,7 @@ pub mod catalogue;
 pub mod connection;
 pub mod contract;
 pub mod entitlement;
+pub mod headers;
 pub mod hook;
 pub mod page;
 pub mod problem;

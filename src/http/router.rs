@@ -19,7 +19,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use poem::{
     Endpoint, EndpointExt as _, IntoEndpoint, IntoResponse as _, Request, Response,
     endpoint::BoxEndpoint,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header, uri::Scheme},
 };
 use poem_openapi::{OpenApi, OpenApiService, registry::MetaParamIn};
 
@@ -28,6 +28,7 @@ use super::{
     admission::Admitted,
     auth::{self, Access, Gate, Shown},
     contract::{self, Contract},
+    headers::{self, Reader},
     problem::{self, FieldError, Problem, outcome, shortened},
 };
 use crate::service::{
@@ -101,7 +102,12 @@ enum Fixed {
     Ready,
     Metrics,
     Version,
-    File { content_type: &'static str, content: Bytes },
+    /// What changes with the version only; a page says what it may do.
+    File {
+        content_type: &'static str,
+        content: Bytes,
+        policy: Option<HeaderValue>,
+    },
 }
 
 enum Target {
@@ -189,10 +195,14 @@ impl Router {
 
     fn add_documents(&mut self) {
         for contract in Contract::ALL {
-            let yaml = Fixed::File { content_type: "application/yaml", content: contract.yaml().into() };
+            let yaml = Fixed::File { content_type: "application/yaml", content: contract.yaml().into(), policy: None };
             self.add_fixed(&format!("/openapi/{}.yaml", contract.as_str()), yaml);
         }
-        let page = |contract: Contract| Fixed::File { content_type: "text/html", content: contract.page().into() };
+        let page = |contract: Contract| {
+            let page = contract.page();
+            let policy = Some(headers::page_policy(&page));
+            Fixed::File { content_type: "text/html", content: page.into(), policy }
+        };
         self.add_fixed("/docs", page(Contract::Management));
         self.add_fixed("/docs/hooks", page(Contract::Hooks));
     }
@@ -231,9 +241,14 @@ impl Router {
             started: Instant::now(),
         };
         let (version, is_head) = (request.version(), request.method() == Method::HEAD);
+        let is_tls = *request.scheme() == Scheme::HTTPS;
+        let mut reader = Reader::Anybody;
         let mut response = match self.target(&request) {
             Ok(Target::Operation(operation)) => {
                 line.operation = operation.id;
+                if operation.hook.is_some() {
+                    reader = Reader::Machine;
+                }
                 let answered = or_failed(self.call(operation, &line, &mut request), &line).await;
                 let response = answered.unwrap_or_else(Problem::into_response);
                 self.count(operation, &line, &response);
@@ -259,6 +274,7 @@ impl Router {
         }
         self.log(&line, &response);
         response.headers_mut().insert(X_REQUEST_ID, line.request_id);
+        headers::protect(response.headers_mut(), reader, is_tls);
         response
     }
 
@@ -326,8 +342,14 @@ impl Router {
             Fixed::Version => {
                 super::body::json(&serde_json::json!({"name": "tollgate", "version": env!("CARGO_PKG_VERSION")}))
             }
-            Fixed::File { content_type, content } => {
-                Response::builder().content_type(format!("{content_type}; charset=utf-8")).body(content.clone())
+            Fixed::File { content_type, content, policy } => {
+                let mut response =
+                    Response::builder().content_type(format!("{content_type}; charset=utf-8")).body(content.clone());
+                response.headers_mut().insert(header::CACHE_CONTROL, headers::SHORTLY);
+                if let Some(policy) = policy {
+                    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy.clone());
+                }
+                response
             }
         }
     }

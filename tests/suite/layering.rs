@@ -373,6 +373,7 @@ fn one_noun_has_one_file_name_in_every_layer() {
                 "connection",
                 "contract",
                 "guard",
+                "headers",
                 "hook",
                 "issuer",
                 "jwk",
