@@ -133,6 +133,29 @@ impl Shed {
     }
 }
 
+/// What became of TLS files that had changed, as metrics name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsReload {
+    /// New connections use what they hold.
+    Loaded,
+    /// They cannot be used, so what they held before still is.
+    Refused,
+}
+
+impl TlsReload {
+    /// Every outcome.
+    pub const ALL: [Self; 2] = [Self::Loaded, Self::Refused];
+
+    /// The label of the outcome.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Loaded => "loaded",
+            Self::Refused => "refused",
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Series {
     count: IntCounter,
@@ -170,6 +193,8 @@ pub struct Metrics {
     lost_wakeups: IntCounter,
     visibility: Histogram,
     skew: Gauge,
+    tls_reloads: [IntCounter; TlsReload::ALL.len()],
+    tls_expiry: IntGaugeVec,
 }
 
 impl fmt::Debug for Metrics {
@@ -234,6 +259,9 @@ impl Metrics {
             &["freshness"],
         )?;
         let answers = Freshness::ALL.map(|freshness| answer_counts.with_label_values(&[freshness.as_str()]));
+        let tls_reload_counts =
+            counters("tollgate_tls_reloads_total", "Changes of the TLS files, by what became of them.", &["outcome"])?;
+        let tls_reloads = TlsReload::ALL.map(|outcome| tls_reload_counts.with_label_values(&[outcome.as_str()]));
         let metrics = Self {
             hooks,
             api_requests: counters(
@@ -315,6 +343,13 @@ impl Metrics {
                 .buckets(VISIBILITY_BUCKETS.to_vec()),
             )?,
             skew: Gauge::new("tollgate_database_clock_skew_seconds", "The database's clock less this machine's.")?,
+            tls_reloads,
+            // A vector, though it has no labels: it has no value before there is one, where 0 would say long expired.
+            tls_expiry: gauges(
+                "tollgate_tls_certificate_expiry_seconds",
+                "When the certificate of the listeners expires, in seconds since 1970.",
+                &[],
+            )?,
             registry,
         };
         for kind in ["unavailable", "duplicate", "reference", "outcome_unknown", "unexpected"] {
@@ -352,6 +387,8 @@ impl Metrics {
             Box::new(metrics.lost_wakeups.clone()),
             Box::new(metrics.visibility.clone()),
             Box::new(metrics.skew.clone()),
+            Box::new(tls_reload_counts),
+            Box::new(metrics.tls_expiry.clone()),
             #[cfg(target_os = "linux")]
             Box::new(prometheus::process_collector::ProcessCollector::for_self()),
         ])?;
@@ -482,6 +519,19 @@ impl Metrics {
         self.feed_silence.set(silence.as_secs_f64());
         self.feed_trusted.set(i64::from(silence < trusted_for));
         self.breaker_open.set(i64::from(breaker_open));
+    }
+
+    /// Counts that TLS files have changed, and what became of that.
+    pub fn count_tls_reload(&self, outcome: TlsReload) {
+        self.tls_reloads[outcome as usize].inc();
+    }
+
+    /// Sets when the certificate of the listeners expires.
+    pub fn observe_tls_expiry(&self, expires_at: Option<DateTime<Utc>>) {
+        match expires_at {
+            Some(at) => self.tls_expiry.with_label_values(&[""; 0]).set(at.timestamp()),
+            None => self.tls_expiry.reset(),
+        }
     }
 
     /// Counts a query that gave no value.

@@ -6,7 +6,7 @@ use serde_json::json;
 use tollgate::{
     domain::decision::Reason,
     http::auth::{AUTHORIZATION, Access, jwt},
-    service::metrics::{Freshness, Hook, Outcome},
+    service::metrics::{Freshness, Hook, Outcome, TlsReload},
 };
 
 use crate::support::{ACCESS_TOKEN, ADMIN_CREDENTIALS, Answer, App, HOOK_CREDENTIALS, JSON, TOKEN, on_both};
@@ -152,6 +152,9 @@ fn expected() -> BTreeSet<String> {
     for cache in ["held", "absent"] {
         expected.insert(format!(r#"tollgate_cache_entries{{cache="{cache}"}}"#));
         expected.insert(format!(r#"tollgate_cache_bytes{{cache="{cache}"}}"#));
+    }
+    for outcome in TlsReload::ALL.map(TlsReload::as_str) {
+        expected.insert(format!(r#"tollgate_tls_reloads_total{{outcome="{outcome}"}}"#));
     }
     for kind in ["unavailable", "duplicate", "reference", "outcome_unknown", "unexpected"] {
         expected.insert(format!(r#"tollgate_database_errors_total{{kind="{kind}"}}"#));
