@@ -136,7 +136,7 @@ async fn serve(settings: ServeSettings) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let (drain_delay, drain_timeout) = (settings.drain_delay, settings.drain_timeout);
     let limits = Limits { drain_delay, drain_timeout, ..Limits::default() };
-    let serve = |listener, router| server::serve(listener, Arc::new(router), stopped.clone(), limits);
+    let serve = |listener, router| server::serve(listener, None, Arc::new(router), stopped.clone(), limits);
     let mut serving = JoinSet::new();
     if let Some(api) = api {
         serving.spawn(serve(hooks, router().with(Surface::Hooks)));
@@ -148,7 +148,7 @@ async fn serve(settings: ServeSettings) -> anyhow::Result<()> {
     let (stop_operations, operations_stopped) = watch::channel(false);
     let limits = Limits { drain_delay: Duration::ZERO, drain_timeout: OPERATIONS_DRAIN_TIMEOUT, ..limits };
     let operations =
-        server::serve(operations, Arc::new(router().with(Surface::Operations)), operations_stopped, limits);
+        server::serve(operations, None, Arc::new(router().with(Surface::Operations)), operations_stopped, limits);
     let operations = tokio::spawn(operations);
     tracing::info!(listen = %settings.listen, api = ?settings.api_listen, operations = %settings.ops_listen, "serving");
 

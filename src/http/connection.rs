@@ -1,14 +1,18 @@
 //! How long a connection may take over each thing it does.
 //!
-//! A [`TimedStream`] lies between the socket and hyper and fails, as a socket does, when its peer is too slow. hyper's
-//! own limit for heads is not used: it also runs while a kept connection idles, so it would either cut the connections
-//! that a caller keeps for its next hook, or leave an attacker as long for a head as an honest caller has to idle.
+//! A [`TimedStream`] lies below hyper and fails, as a socket does, when its peer is too slow to ask. hyper's own limit
+//! for heads is not used: it also runs while a kept connection idles, so it would either cut the connections that a
+//! caller keeps for its next hook, or leave an attacker as long for a head as an honest caller has to idle.
+//!
+//! A [`TimedSocket`] lies below that and fails when its peer is too slow to take. They are two because TLS goes between
+//! them: what a request is can be seen above it only, and whether a byte was taken below it only, as TLS takes what is
+//! to be written into a buffer of its own.
 
 use std::{
     io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -24,6 +28,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long a peer may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
+    /// From the beginning of a connection over TLS to the end of its handshake.
+    pub handshake: Duration,
     /// From the first byte of a request's head to its last.
     pub head: Duration,
     /// From an answer, or from the beginning, to the first byte of the next head; in HTTP/2, to the next request.
@@ -35,6 +41,8 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
+            // It is some packets, each of which may be lost like the one of a head.
+            handshake: Duration::from_secs(5),
             // A head is one packet or two. A caller whose packet was lost sends it again within three seconds.
             head: Duration::from_secs(5),
             // Longer than the minute that proxies and pools keep a connection, so that it is they who close it: a
@@ -167,46 +175,39 @@ impl Drop for Exchange {
     }
 }
 
-/// A socket that fails when its peer is too slow.
+/// A timer that costs no operation on timers for what is over in time.
 ///
-/// It has one timer, which is set when there is none, moved when something is due before it, and otherwise left alone:
-/// when it goes off, it is set for what is due then. So a request on a busy connection costs no operation on timers.
-#[derive(Debug)]
-pub struct TimedStream {
-    inner: TcpStream,
-    activity: Arc<Activity>,
-    timeouts: Timeouts,
-    /// Since when the peer has taken nothing of what is to be written.
-    blocked_since: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
+/// It is set when there is none, moved when something is due before it, and otherwise left alone: when it goes off, it
+/// is set for what is due then.
+#[derive(Debug, Default)]
+struct Alarm(Option<Pin<Box<Sleep>>>);
+
+impl Alarm {
+    /// Ready when it has gone off at the deadline, or before it for what was due then.
+    fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        let timer = self.0.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if timer.is_elapsed() || timer.deadline() > deadline {
+            timer.as_mut().reset(deadline);
+        }
+        timer.as_mut().poll(cx)
+    }
 }
 
-impl TimedStream {
-    /// A socket with limits.
-    #[must_use]
-    pub fn new(inner: TcpStream, activity: Arc<Activity>, timeouts: Timeouts) -> Self {
-        Self { inner, activity, timeouts, blocked_since: None, timer: None }
-    }
+/// A socket that fails when its peer takes nothing of what is to be written.
+#[derive(Debug)]
+pub struct TimedSocket {
+    inner: TcpStream,
+    limit: Duration,
+    /// Since when the peer has taken nothing.
+    blocked_since: Option<Instant>,
+    alarm: Alarm,
+}
 
-    /// Waits like the socket does, but not for ever. Called whenever the socket has nothing to say.
-    fn wait<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        loop {
-            let now = Instant::now();
-            let write_deadline = self.blocked_since.map(|since| since + self.timeouts.write);
-            let deadline = self.activity.deadline(&self.timeouts).into_iter().chain(write_deadline).min();
-            if deadline.is_some_and(|deadline| deadline <= now) {
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-            }
-            // With nothing due, it looks again later, as nobody may poll when that changes.
-            let deadline = deadline.unwrap_or(now + self.timeouts.idle);
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-            if timer.is_elapsed() || timer.deadline() > deadline {
-                timer.as_mut().reset(deadline);
-            }
-            if timer.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-        }
+impl TimedSocket {
+    /// A socket with the limit for writing.
+    #[must_use]
+    pub fn new(inner: TcpStream, timeouts: &Timeouts) -> Self {
+        Self { inner, limit: timeouts.write, blocked_since: None, alarm: Alarm::default() }
     }
 
     fn wrote(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -214,29 +215,23 @@ impl TimedStream {
             self.blocked_since = None;
             return written;
         }
-        self.blocked_since.get_or_insert_with(Instant::now);
-        self.wait(cx)
-    }
-}
-
-impl AsyncRead for TimedStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        match Pin::new(&mut self.inner).poll_read(cx, buf) {
-            Poll::Ready(Ok(())) => {
-                let read = &buf.filled()[before..];
-                if !read.is_empty() {
-                    self.activity.read(read);
-                }
-                Poll::Ready(Ok(()))
+        let deadline = *self.blocked_since.get_or_insert_with(Instant::now) + self.limit;
+        loop {
+            if deadline <= Instant::now() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => self.wait(cx),
+            ready!(self.alarm.poll(cx, deadline));
         }
     }
 }
 
-impl AsyncWrite for TimedStream {
+impl AsyncRead for TimedSocket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for TimedSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.wrote(cx, written)
@@ -261,6 +256,88 @@ impl AsyncWrite for TimedStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+/// A stream that fails when its peer is too slow to ask: a [`TimedSocket`], or TLS over one.
+#[derive(Debug)]
+pub struct TimedStream<S> {
+    inner: S,
+    activity: Arc<Activity>,
+    timeouts: Timeouts,
+    alarm: Alarm,
+}
+
+impl<S> TimedStream<S> {
+    /// A stream with limits.
+    #[must_use]
+    pub fn new(inner: S, activity: Arc<Activity>, timeouts: Timeouts) -> Self {
+        Self { inner, activity, timeouts, alarm: Alarm::default() }
+    }
+
+    /// Waits like the stream does, but not for ever. Called whenever the stream has nothing to say.
+    fn wait<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        loop {
+            let now = Instant::now();
+            let deadline = self.activity.deadline(&self.timeouts);
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            // With nothing due, it looks again later, as nobody may poll when that changes.
+            ready!(self.alarm.poll(cx, deadline.unwrap_or(now + self.timeouts.idle)));
+        }
+    }
+
+    fn or_wait<T>(&mut self, cx: &mut Context<'_>, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if done.is_ready() { done } else { self.wait(cx) }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        match Pin::new(&mut self.inner).poll_read(cx, buf) {
+            Poll::Ready(Ok(())) => {
+                let read = &buf.filled()[before..];
+                if !read.is_empty() {
+                    self.activity.read(read);
+                }
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => self.wait(cx),
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.or_wait(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.or_wait(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A socket has nothing to flush; TLS has what the socket did not take.
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        self.or_wait(cx, flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = Pin::new(&mut self.inner).poll_shutdown(cx);
+        self.or_wait(cx, shut)
     }
 }
 

@@ -26,6 +26,7 @@ pub mod resource;
 pub mod router;
 pub mod server;
 pub mod subscription;
+pub mod tls;
 pub mod token;
 pub mod wire;
 

@@ -26,16 +26,18 @@ use poem::{
     web::{LocalAddr, RemoteAddr},
 };
 use tokio::{
-    io::AsyncWrite as _,
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{sleep, timeout},
 };
+use tokio_rustls::server::TlsStream;
 
 use super::{
-    connection::{Activity, TimedStream, Timeouts},
+    connection::{Activity, TimedSocket, TimedStream, Timeouts},
     problem,
     router::Router,
+    tls::Acceptor as TlsAcceptor,
 };
 
 /// The longest head of a request, in bytes. Past it hyper answers 431 by itself.
@@ -96,12 +98,19 @@ enum Stage {
     Cut,
 }
 
-/// Serves a listener until it is told to stop, then brings it to an end as its limits say.
+/// Serves a listener, over TLS where there is any, until it is told to stop, then brings it to an end as its limits
+/// say.
 ///
 /// Afterwards no connection is left, or will not be within a moment: none is waited for past the last deadline.
-pub async fn serve(listener: TcpListener, router: Arc<Router>, mut stop: watch::Receiver<bool>, limits: Limits) {
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    router: Arc<Router>,
+    mut stop: watch::Receiver<bool>,
+    limits: Limits,
+) {
     let stage = watch::Sender::new(Stage::Open);
-    let acceptor = Acceptor::new(&listener, router, limits);
+    let acceptor = Acceptor::new(&listener, tls, router, limits);
     tokio::select! {
         never = acceptor.accept_all(&listener, &stage) => match never {},
         // A sender that is gone cannot say stop any more, which comes to the same.
@@ -128,6 +137,7 @@ pub async fn serve(listener: TcpListener, router: Arc<Router>, mut stop: watch::
 /// What the connections of a listener have in common.
 struct Shared {
     router: Arc<Router>,
+    tls: Option<TlsAcceptor>,
     builder: auto::Builder<TokioExecutor>,
     timeouts: Timeouts,
     first_request_grace: Duration,
@@ -143,9 +153,10 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    fn new(listener: &TcpListener, router: Arc<Router>, limits: Limits) -> Self {
+    fn new(listener: &TcpListener, tls: Option<TlsAcceptor>, router: Arc<Router>, limits: Limits) -> Self {
         let shared = Shared {
             router,
+            tls,
             builder: builder(),
             timeouts: limits.timeouts,
             first_request_grace: limits.first_request_grace,
@@ -192,9 +203,13 @@ impl Acceptor {
         }
     }
 
-    /// Tells a client that there is no room, without letting that take any.
+    /// Tells a client that there is no room, without letting that take any. Over TLS it would take a handshake, so
+    /// there the connection is closed without a word.
     fn refuse(&self, stream: TcpStream) {
         self.shared.router.count_refused_connection();
+        if self.shared.tls.is_some() {
+            return;
+        }
         if let Ok(place) = Arc::clone(&self.refusals).try_acquire_owned() {
             let answer = self.refusal.clone();
             tokio::spawn(async move {
@@ -214,17 +229,69 @@ async fn connection(
     mut stage: watch::Receiver<Stage>,
     _slot: OwnedSemaphorePermit,
 ) {
+    let socket = TimedSocket::new(stream, &shared.timeouts);
+    match &shared.tls {
+        None => converse(&shared, socket, Scheme::HTTP, remote, stage).await,
+        Some(tls) => {
+            if let Some(stream) = shake_hands(tls, socket, shared.timeouts.handshake, &mut stage).await {
+                converse(&shared, stream, Scheme::HTTPS, remote, stage).await;
+            }
+        }
+    }
+}
+
+/// Begins TLS; none when the peer fails to in time, or the listener comes to its end before.
+async fn shake_hands(
+    tls: &TlsAcceptor,
+    socket: TimedSocket,
+    limit: Duration,
+    stage: &mut watch::Receiver<Stage>,
+) -> Option<TlsStream<TimedSocket>> {
+    tokio::select! {
+        shaken = timeout(limit, tls.accept(socket)) => match shaken {
+            Ok(Ok(stream)) => Some(stream),
+            // That is its peer's affair, and anybody can make as many as he likes.
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a TLS handshake failed");
+                None
+            }
+            Err(_) => {
+                tracing::debug!("a TLS handshake took too long");
+                None
+            }
+        },
+        () = first_request_is_late(stage) => None,
+    }
+}
+
+/// Waits until no connection is served any more that has not sent its first request.
+async fn first_request_is_late(stage: &mut watch::Receiver<Stage>) {
+    reached(stage, Stage::Closing).await;
+    tokio::select! {
+        () = sleep(FIRST_REQUEST_GRACE) => {}
+        () = reached(stage, Stage::Cut) => {}
+    }
+}
+
+/// Answers the requests that come over a stream.
+async fn converse<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+    shared: &Arc<Shared>,
+    stream: S,
+    scheme: Scheme,
+    remote: SocketAddr,
+    mut stage: watch::Receiver<Stage>,
+) {
     let activity = Activity::new();
     let connected = Instant::now();
     let local = LocalAddr(Addr::SocketAddr(shared.local.unwrap_or(remote)));
     let respond = service_fn(|request: hyper::Request<Incoming>| {
         let exchange = activity.begin();
-        let (shared, local) = (Arc::clone(&shared), local.clone());
+        let (shared, local, scheme) = (Arc::clone(shared), local.clone(), scheme.clone());
         async move {
             let _exchange = exchange;
             let version = request.version();
             let remote = RemoteAddr(Addr::SocketAddr(remote));
-            let mut response = shared.router.respond((request, local, remote, Scheme::HTTP).into()).await;
+            let mut response = shared.router.respond((request, local, remote, scheme).into()).await;
             // In HTTP/2 the connection itself says so.
             if shared.is_leaving.load(Ordering::Relaxed) && version < Version::HTTP_2 {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -287,8 +354,8 @@ fn refusal() -> Bytes {
     let body = problem::Problem::overloaded().document();
     let body = serde_json::to_string(&body).unwrap_or_default();
     let head = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: {}\r\nretry-after: {}\r\nconnection: close\r\n\
-         content-length: {}\r\n\r\n",
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: {}\r\nx-content-type-options: nosniff\r\n\
+         cache-control: no-store\r\nretry-after: {}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
         problem::CONTENT_TYPE,
         problem::RETRY_AFTER_S,
         body.len(),

@@ -269,6 +269,7 @@ async fn serve(service: &Arc<Service>) -> anyhow::Result<(SocketAddr, Serving)> 
     let (stop, stopped) = watch::channel(false);
     let task = tokio::spawn(server::serve(
         listener,
+        None,
         Arc::new(router),
         stopped,
         server::Limits {

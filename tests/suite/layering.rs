@@ -384,6 +384,7 @@ fn one_noun_has_one_file_name_in_every_layer() {
                 "resource",
                 "router",
                 "server",
+                "tls",
                 "wire",
             ],
         ),

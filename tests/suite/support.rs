@@ -38,6 +38,7 @@ use tollgate::{
         },
         router::{Readiness, Router, Surface},
         server::{self, Limits},
+        tls::{Files, RELOAD_INTERVAL, Tls},
     },
     service::{Clock, FeedSettings, Metrics, Policy, Service},
     store::{self, Database, database::ConnectError, lane::Connection},
@@ -378,6 +379,10 @@ pub struct Options {
     pub trusted_proxies: Vec<IpNet>,
     /// What its listeners allow.
     pub limits: Limits,
+    /// The files that make the main listener one over TLS.
+    pub tls: Option<Files>,
+    /// How often they are looked at.
+    pub reload_interval: Duration,
     /// How many requests may be under way.
     pub capacity: Capacity,
 }
@@ -398,6 +403,8 @@ impl Default for Options {
             trusted_proxies: Vec::new(),
             // No test waits for a load balancer.
             limits: Limits { drain_delay: Duration::ZERO, drain_timeout: Duration::from_secs(5), ..Limits::default() },
+            tls: None,
+            reload_interval: RELOAD_INTERVAL,
             capacity: Capacity::default(),
         }
     }
@@ -450,6 +457,8 @@ pub struct App {
     pub readiness: Arc<Readiness>,
     /// The tasks that watch for changes made elsewhere: they go on until the test drops them.
     pub feed: JoinSet<()>,
+    /// The task that looks at the files of TLS: it goes on until the test drops it.
+    _renewal: JoinSet<()>,
     stop: watch::Sender<bool>,
     servers: Vec<JoinHandle<()>>,
     client: Client<hyper_util::client::legacy::connect::HttpConnector, Full<Bytes>>,
@@ -483,13 +492,19 @@ impl App {
         let gate = Arc::new(Gate::new(hook_auth, management_auth, guard, Arc::clone(&service)));
         let router = || Router::new(Arc::clone(&app), Arc::clone(&gate), Arc::clone(&readiness));
         let (stop, stopped) = watch::channel(false);
-        let serve = async |router: Router| {
+        let serve = async |tls, router: Router| {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let address = listener.local_addr().expect("an address");
-            (address, tokio::spawn(server::serve(listener, Arc::new(router), stopped.clone(), options.limits)))
+            (address, tokio::spawn(server::serve(listener, tls, Arc::new(router), stopped.clone(), options.limits)))
         };
-        let (address, main) = serve(router().with(Surface::Hooks).with(Surface::Management)).await;
-        let (operations, operator) = serve(router().with(Surface::Operations)).await;
+        let tls = options.tls.map(|files| Tls::open(files).expect("usable files"));
+        let acceptor = tls.as_ref().map(|tls| tls.acceptor(Surface::Hooks));
+        let (address, main) = serve(acceptor, router().with(Surface::Hooks).with(Surface::Management)).await;
+        let (operations, operator) = serve(None, router().with(Surface::Operations)).await;
+        let mut renewal = JoinSet::new();
+        if let Some(tls) = tls {
+            renewal.spawn(tls.watch(Arc::clone(service.metrics()), options.reload_interval));
+        }
         let client = Client::builder(TokioExecutor::new()).build_http();
         let every = router().with(Surface::Hooks).with(Surface::Management).with(Surface::Operations);
         Self {
@@ -501,6 +516,7 @@ impl App {
             routes: every.routes(),
             readiness,
             feed,
+            _renewal: renewal,
             stop,
             servers: vec![main, operator],
             client,
