@@ -23,6 +23,7 @@ use crate::{
             jwt,
         },
         contract::Contract,
+        tls::{Files, NamedFile},
     },
     service::Policy,
 };
@@ -202,6 +203,21 @@ struct ServeArgs {
     /// Where /livez, /readyz, /metrics and /version are served
     #[arg(long, env = "TOLLGATE_OPS_LISTEN", default_value = "127.0.0.1:9090")]
     ops_listen: SocketAddr,
+    /// The certificate in PEM, and those it was signed with: the hooks and the management API are served over TLS
+    #[arg(long, env = "TOLLGATE_TLS_CERT_FILE")]
+    tls_cert_file: Option<PathBuf>,
+    /// The key of the certificate in PEM
+    #[arg(long, env = "TOLLGATE_TLS_KEY_FILE")]
+    tls_key_file: Option<PathBuf>,
+    /// Who signs the certificates that callers of the hooks must have (and of the management API beside them), in PEM
+    #[arg(long, env = "TOLLGATE_TLS_CLIENT_CA_FILE")]
+    tls_client_ca_file: Option<PathBuf>,
+    /// The same for callers of the management API on a listener of its own
+    #[arg(long, env = "TOLLGATE_API_TLS_CLIENT_CA_FILE")]
+    api_tls_client_ca_file: Option<PathBuf>,
+    /// Serve what is for operators over TLS, too
+    #[arg(long, env = "TOLLGATE_OPS_TLS", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", default_value_t = false)]
+    ops_tls: bool,
     /// How Access authenticates: a comma list
     #[arg(long, env = "TOLLGATE_HOOK_AUTH", default_value = "basic", value_delimiter = ',')]
     hook_auth: Vec<HookAuthArg>,
@@ -361,6 +377,10 @@ pub struct ServeSettings {
     pub api_listen: Option<SocketAddr>,
     /// Where operators look.
     pub ops_listen: SocketAddr,
+    /// The files that TLS is made from, where it is used.
+    pub tls: Option<Files>,
+    /// Whether operators are served over TLS, too.
+    pub ops_tls: bool,
     /// The Basic credentials of the hooks, when they are a way in: two while they are exchanged.
     pub hook_basic: Vec<(Secret, Secret)>,
     /// The tokens of Access, when they are a way in.
@@ -512,6 +532,18 @@ pub enum ConfigError {
     /// The bootstrap token would be taken for another kind of token.
     #[error("TOLLGATE_ADMIN_TOKEN has the form of a signed token (two dots); choose another one")]
     AdminTokenForm,
+    /// A certificate without key, or a key without certificate.
+    #[error("TOLLGATE_TLS_CERT_FILE and TOLLGATE_TLS_KEY_FILE must both be set, or neither")]
+    TlsHalf,
+    /// A setting that changes TLS where there is none.
+    #[error("{0} needs TLS: TOLLGATE_TLS_CERT_FILE and TOLLGATE_TLS_KEY_FILE must be set")]
+    TlsMissing(&'static str),
+    /// Client certificates for a listener that does not exist.
+    #[error(
+        "TOLLGATE_API_TLS_CLIENT_CA_FILE needs TOLLGATE_API_LISTEN: without a listener of its own the management API \
+        is served beside the hooks, where TOLLGATE_TLS_CLIENT_CA_FILE counts"
+    )]
+    ApiClientCa,
     /// Anybody could call the hooks.
     #[error(
         "TOLLGATE_HOOK_AUTH lists `none`, and {0} can be reached from other machines; \
@@ -600,6 +632,7 @@ fn serve(
     if hook_open && !args.listen.ip().is_loopback() && !args.allow_open_hooks {
         return Err(ConfigError::OpenHooks(args.listen));
     }
+    let tls = tls(&args)?;
     Ok(ServeSettings {
         demo: args.demo,
         database_url,
@@ -607,6 +640,8 @@ fn serve(
         listen: args.listen,
         api_listen: args.api_listen,
         ops_listen: args.ops_listen,
+        tls,
+        ops_tls: args.ops_tls,
         hook_basic,
         hook_jwt,
         api_jwt,
@@ -728,6 +763,27 @@ fn parse_network(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     let single = || text.parse().ok().map(|address: IpAddr| IpNet::from(address));
     text.parse().ok().or_else(single).ok_or_else(|| "it is neither an address nor a network such as 10.0.0.0/8".into())
+/// The files that TLS is made from.
+fn tls(args: &ServeArgs) -> Result<Option<Files>, ConfigError> {
+    let named = |setting, path: Option<&PathBuf>| path.map(|path| NamedFile { setting, path: path.clone() });
+    let certificate = named("TOLLGATE_TLS_CERT_FILE", args.tls_cert_file.as_ref());
+    let key = named("TOLLGATE_TLS_KEY_FILE", args.tls_key_file.as_ref());
+    let hook_clients = named("TOLLGATE_TLS_CLIENT_CA_FILE", args.tls_client_ca_file.as_ref());
+    let api_clients = named("TOLLGATE_API_TLS_CLIENT_CA_FILE", args.api_tls_client_ca_file.as_ref());
+    if api_clients.is_some() && args.api_listen.is_none() {
+        return Err(ConfigError::ApiClientCa);
+    }
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Ok(Some(Files { certificate, key, hook_clients, api_clients })),
+        (None, None) => {
+            let senseless = hook_clients.or(api_clients).map(|file| file.setting);
+            match senseless.or(args.ops_tls.then_some("TOLLGATE_OPS_TLS")) {
+                Some(setting) => Err(ConfigError::TlsMissing(setting)),
+                None => Ok(None),
+            }
+        }
+        (Some(_), None) | (None, Some(_)) => Err(ConfigError::TlsHalf),
+    }
 }
 
 /// A secret from the variable itself, or from the file that its `_FILE` variable names.
@@ -826,6 +882,39 @@ mod tests {
             assert_eq!(matches!(parsed, Err(ConfigError::OpenHooks(_))), refused, "{address}");
         }
         serving(&[&open[..], &["0.0.0.0:0", "--allow-open-hooks"]].concat(), &[]);
+    }
+
+    #[test]
+    fn tls_is_whole_or_absent_and_nothing_asks_for_certificates_where_nobody_is_served() {
+        let refusal = |arguments: &[&str]| match parse(arguments, &CREDENTIALS) {
+            Err(error) => error.to_string(),
+            Ok(_) => panic!("{arguments:?} is accepted"),
+        };
+        let (certificate, key) = (["--tls-cert-file", "/c"], ["--tls-key-file", "/k"]);
+        let (clients, api_clients) = (["--tls-client-ca-file", "/a"], ["--api-tls-client-ca-file", "/b"]);
+        let api = ["--api-listen", "127.0.0.1:0"];
+        assert_eq!(serving(&[], &CREDENTIALS).tls, None);
+        for half in [certificate, key] {
+            assert!(refusal(&half).contains("both be set, or neither"));
+        }
+        assert!(refusal(&clients).starts_with("TOLLGATE_TLS_CLIENT_CA_FILE needs TLS"));
+        assert!(refusal(&["--ops-tls"]).starts_with("TOLLGATE_OPS_TLS needs TLS"));
+        assert!(refusal(&[api, api_clients].concat()).starts_with("TOLLGATE_API_TLS_CLIENT_CA_FILE needs TLS"));
+        let both = [certificate, key].concat();
+        let senseless = refusal(&[&both[..], &api_clients].concat());
+        assert!(senseless.starts_with("TOLLGATE_API_TLS_CLIENT_CA_FILE needs TOLLGATE_API_LISTEN"), "{senseless}");
+
+        let settings = serving(&both, &CREDENTIALS);
+        let files = settings.tls.expect("files");
+        assert!(!settings.ops_tls && files.hook_clients.is_none() && files.api_clients.is_none());
+        assert_eq!((files.certificate.setting, files.certificate.path), ("TOLLGATE_TLS_CERT_FILE", "/c".into()));
+        assert_eq!((files.key.setting, files.key.path), ("TOLLGATE_TLS_KEY_FILE", "/k".into()));
+        let all = [&both[..], &clients, &api_clients, &api, &["--ops-tls"]].concat();
+        let settings = serving(&all, &CREDENTIALS);
+        let files = settings.tls.expect("files");
+        assert!(settings.ops_tls);
+        assert_eq!(files.hook_clients.map(|file| file.path), Some("/a".into()));
+        assert_eq!(files.api_clients.map(|file| file.path), Some("/b".into()));
     }
 
     #[test]

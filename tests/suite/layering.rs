@@ -267,6 +267,14 @@ fn the_layers_use_each_other_in_one_direction() {
         (
             "config",
             &["crate::config", "crate::domain", "crate::http::auth", "crate::http::contract", "crate::service::Policy"],
+            &[
+                "crate::config",
+                "crate::domain",
+                "crate::http::contract",
+                "crate::http::tls::Files",
+                "crate::http::tls::NamedFile",
+                "crate::service::Policy",
+            ],
         ),
         ("telemetry", &["crate::telemetry", "crate::config"]),
         ("command", &["crate"]),
