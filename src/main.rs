@@ -30,6 +30,7 @@ use tollgate::{
         },
         router::{Readiness, Router, Surface},
         server::{self, Limits},
+        tls::{RELOAD_INTERVAL, Tls},
     },
     service::{FeedSettings, Metrics, Service, SystemClock, demo},
     store::{self, Database, schema::Migrated},
@@ -111,6 +112,8 @@ async fn migrate(database: &Database) -> anyhow::Result<()> {
 }
 
 async fn serve(settings: ServeSettings) -> anyhow::Result<()> {
+    // Before anything is begun: files that cannot be used need a person.
+    let tls = settings.tls.clone().map(Tls::open).transpose()?;
     let scratch = if settings.demo { Some(Scratch::new()?) } else { None };
     let url = scratch.as_ref().map_or_else(|| settings.database_url.clone(), Scratch::database_url);
     // From here on the end is an orderly one.
@@ -136,20 +139,28 @@ async fn serve(settings: ServeSettings) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let (drain_delay, drain_timeout) = (settings.drain_delay, settings.drain_timeout);
     let limits = Limits { drain_delay, drain_timeout, ..Limits::default() };
-    let serve = |listener, router| server::serve(listener, None, Arc::new(router), stopped.clone(), limits);
+    let acceptor = |surface| tls.as_ref().map(|tls| tls.acceptor(surface));
+    let serve = |listener, surface, router| {
+        server::serve(listener, acceptor(surface), Arc::new(router), stopped.clone(), limits)
+    };
     let mut serving = JoinSet::new();
     if let Some(api) = api {
-        serving.spawn(serve(hooks, router().with(Surface::Hooks)));
-        serving.spawn(serve(api, router().with(Surface::Management)));
+        serving.spawn(serve(hooks, Surface::Hooks, router().with(Surface::Hooks)));
+        serving.spawn(serve(api, Surface::Management, router().with(Surface::Management)));
     } else {
-        serving.spawn(serve(hooks, router().with(Surface::Hooks).with(Surface::Management)));
+        serving.spawn(serve(hooks, Surface::Hooks, router().with(Surface::Hooks).with(Surface::Management)));
     }
     // Operators can look until the last request has ended.
     let (stop_operations, operations_stopped) = watch::channel(false);
     let limits = Limits { drain_delay: Duration::ZERO, drain_timeout: OPERATIONS_DRAIN_TIMEOUT, ..limits };
-    let operations =
-        server::serve(operations, None, Arc::new(router().with(Surface::Operations)), operations_stopped, limits);
+    let operations_tls = settings.ops_tls.then(|| acceptor(Surface::Operations)).flatten();
+    let operations_router = Arc::new(router().with(Surface::Operations));
+    let operations = server::serve(operations, operations_tls, operations_router, operations_stopped, limits);
     let operations = tokio::spawn(operations);
+    let mut renewal = JoinSet::new();
+    if let Some(tls) = tls {
+        renewal.spawn(tls.watch(Arc::clone(service.metrics()), RELOAD_INTERVAL));
+    }
     tracing::info!(listen = %settings.listen, api = ?settings.api_listen, operations = %settings.ops_listen, "serving");
 
     tokio::select! {
@@ -157,6 +168,7 @@ async fn serve(settings: ServeSettings) -> anyhow::Result<()> {
         // A process that does not hear of changes any more, or does not accept, is better begun anew than left alone.
         Some(ended) = feed.join_next() => anyhow::bail!("a task of the change feed has ended: {ended:?}"),
         Some(ended) = serving.join_next() => anyhow::bail!("a listener has ended: {ended:?}"),
+        Some(ended) = renewal.join_next() => anyhow::bail!("nobody looks at the TLS files any more: {ended:?}"),
     }
     tracing::info!("stopping");
     readiness.end();
@@ -329,6 +341,8 @@ async fn print_demo(
 ) -> anyhow::Result<()> {
     let cancelable = service.seed_demo().await.context("the demo's data cannot be written")?.id;
     let user = demo::USER;
+    let scheme = if settings.tls.is_some() { "https" } else { "http" };
+    let operations_scheme = if settings.ops_tls { "https" } else { "http" };
     let basic = settings
         .hook_basic
         .first()
@@ -338,16 +352,16 @@ async fn print_demo(
         "Tollgate's demo: a temporary database with a small catalogue and subscriptions of every status.
 
 The hook, as Access calls it ('email' has expired, 'profile' is not managed):
-  curl -s{basic} -H 'Content-Type: application/json' http://{hooks}/v1/customize-access-token \\
+  curl -s{basic} -H 'Content-Type: application/json' {scheme}://{hooks}/v1/customize-access-token \\
     -d '{{\"user\":{{\"id\":\"{user}\"}},\"client\":{{\"id\":\"client\"}},\"scopes\":[\"profile\",\"email\"]}}'
 
 What that user holds, until when, and why not:
-  curl -s -H 'Authorization: Bearer {token}' 'http://{api}/v1/entitlements?subjectType=user&subjectId={user}'
+  curl -s -H 'Authorization: Bearer {token}' '{scheme}://{api}/v1/entitlements?subjectType=user&subjectId={user}'
 
 Cancel the user's 'reports' subscription, then ask again:
-  curl -s -X POST -H 'Authorization: Bearer {token}' http://{api}/v1/subscriptions/{cancelable}/cancel
+  curl -s -X POST -H 'Authorization: Bearer {token}' {scheme}://{api}/v1/subscriptions/{cancelable}/cancel
 
-The API to browse: http://{api}/docs     Metrics: http://{operations}/metrics     Stop: Ctrl-C
+The API to browse: {scheme}://{api}/docs     Metrics: {operations_scheme}://{operations}/metrics     Stop: Ctrl-C
 "
     );
     Ok(())
