@@ -266,10 +266,10 @@ fn the_layers_use_each_other_in_one_direction() {
         ),
         (
             "config",
-            &["crate::config", "crate::domain", "crate::http::auth", "crate::http::contract", "crate::service::Policy"],
             &[
                 "crate::config",
                 "crate::domain",
+                "crate::http::auth",
                 "crate::http::contract",
                 "crate::http::tls::Files",
                 "crate::http::tls::NamedFile",

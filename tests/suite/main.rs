@@ -27,4 +27,5 @@ mod schema;
 mod server;
 mod subscription;
 mod support;
+mod tls;
 mod token;
