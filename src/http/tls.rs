@@ -389,6 +389,10 @@ fn expiry(certificate: &[u8]) -> Option<DateTime<Utc>> {
         GENERALIZED_TIME => text.to_owned(),
         _ => return None,
     };
+    // The parser below would do with fewer digits.
+    if text.len() != "YYYYMMDDhhmmssZ".len() {
+        return None;
+    }
     Some(NaiveDateTime::parse_from_str(&text, "%Y%m%d%H%M%SZ").ok()?.and_utc())
 }
 
