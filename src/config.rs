@@ -763,6 +763,8 @@ fn parse_network(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     let single = || text.parse().ok().map(|address: IpAddr| IpNet::from(address));
     text.parse().ok().or_else(single).ok_or_else(|| "it is neither an address nor a network such as 10.0.0.0/8".into())
+}
+
 /// The files that TLS is made from.
 fn tls(args: &ServeArgs) -> Result<Option<Files>, ConfigError> {
     let named = |setting, path: Option<&PathBuf>| path.map(|path| NamedFile { setting, path: path.clone() });

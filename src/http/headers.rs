@@ -57,7 +57,7 @@ pub fn page_policy(page: &str) -> HeaderValue {
     while let Some((is_script, content, after)) = first_element(rest) {
         let hash = STANDARD.encode(Sha256::digest(content));
         let hashes = if is_script { &mut scripts } else { &mut styles };
-        *hashes += &format!(" 'sha256-{hash}'");
+        hashes.extend([" 'sha256-", &hash, "'"]);
         rest = after;
     }
     let policy = format!(

@@ -233,7 +233,7 @@ async fn connection(
     match &shared.tls {
         None => converse(&shared, socket, Scheme::HTTP, remote, stage).await,
         Some(tls) => {
-            if let Some(stream) = shake_hands(tls, socket, shared.timeouts.handshake, &mut stage).await {
+            if let Some(stream) = shake_hands(tls, socket, &shared, &mut stage).await {
                 converse(&shared, stream, Scheme::HTTPS, remote, stage).await;
             }
         }
@@ -244,11 +244,11 @@ async fn connection(
 async fn shake_hands(
     tls: &TlsAcceptor,
     socket: TimedSocket,
-    limit: Duration,
+    shared: &Shared,
     stage: &mut watch::Receiver<Stage>,
 ) -> Option<TlsStream<TimedSocket>> {
     tokio::select! {
-        shaken = timeout(limit, tls.accept(socket)) => match shaken {
+        shaken = timeout(shared.timeouts.handshake, tls.accept(socket)) => match shaken {
             Ok(Ok(stream)) => Some(stream),
             // That is its peer's affair, and anybody can make as many as he likes.
             Ok(Err(error)) => {
@@ -260,15 +260,15 @@ async fn shake_hands(
                 None
             }
         },
-        () = first_request_is_late(stage) => None,
+        () = first_request_is_late(stage, shared.first_request_grace) => None,
     }
 }
 
 /// Waits until no connection is served any more that has not sent its first request.
-async fn first_request_is_late(stage: &mut watch::Receiver<Stage>) {
+async fn first_request_is_late(stage: &mut watch::Receiver<Stage>, grace: Duration) {
     reached(stage, Stage::Closing).await;
     tokio::select! {
-        () = sleep(FIRST_REQUEST_GRACE) => {}
+        () = sleep(grace) => {}
         () = reached(stage, Stage::Cut) => {}
     }
 }

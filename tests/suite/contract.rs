@@ -414,12 +414,12 @@ impl<'a> Walk<'a> {
         assert_eq!((&view["items"][0]["held"], &view["at"]), (&json!(true), &json!(timestamp(self.app.now()))));
         self.ask("customize-access-token", ACCESS_TOKEN, Some(&taken("customize-access-token"))).await.expect(200);
         self.ask("customize-token", TOKEN, Some(&taken("customize-token"))).await.expect(200);
-        let token = id_of(&self.ask("list-tokens", "/v1/tokens", None).await.expect(200)["items"][0]);
-        let revoke = format!("/v1/tokens/{token}/revoke");
+        let first = id_of(&self.ask("list-tokens", "/v1/tokens", None).await.expect(200)["items"][0]);
+        let revoke = format!("/v1/tokens/{first}/revoke");
         assert_eq!(self.ask("revoke-token", &revoke, None).await.expect(200)["status"], "revoked");
         self.ask("revoke-token", &revoke, Some(&json!({}))).await.expect_problem(409, "already_revoked");
         let created = self.app.subscribe("u", &["email"], "2026-01-01T00:00:00Z", None).await;
-        Ids { subscription: id_of(&created), token }
+        Ids { subscription: id_of(&created), token: first }
     }
 
     /// All that is refused for what is asked, of every operation.
@@ -486,7 +486,7 @@ on_both! {
         walk.app = &wary;
         for operation in walk.operations() {
             let wrong = if operation.is_hook() { "Basic aG9vazp3cm9uZw==" } else { "Bearer wrong" };
-            let path = target(&operation, &id);
+            let path = target(&operation, &ids);
             let refused = walk.send(&operation, &path, &[JSON, ("authorization", wrong)], String::new()).await;
             refused.expect_problem(429, "too_many_failures");
         }

@@ -235,7 +235,7 @@ pub async fn open(url: &str) -> Database {
 }
 
 /// Begins to watch for changes; again when the database was slow to answer, as the process does.
-async fn begin_to_watch(service: &Service, settings: FeedSettings) -> JoinSet<()> {
+async fn begin_to_watch(service: &Arc<Service>, settings: FeedSettings) -> JoinSet<()> {
     let start = Instant::now();
     loop {
         match service.watch(settings).await {
