@@ -358,10 +358,10 @@ mod tests {
         assert_eq!(Protocol::Unknown(0).after(&[PREFACE, b"more"].concat()), Protocol::Http2);
     }
 
-    /// What is due, in seconds from now, under limits of 5 and 75 seconds.
+    /// How long the peer has, in seconds, under limits of 5 and 75 seconds.
     fn due_s(activity: &Activity) -> Option<u64> {
         let due = activity.deadline(&Timeouts::default())?;
-        Some((due - Instant::now() + Duration::from_millis(500)).as_secs())
+        Some((due - activity.state().since).as_secs())
     }
 
     #[test]
