@@ -56,7 +56,7 @@ async fn revoke(app: &App, issued: &Value) -> Value {
 
 /// A literal of the bytes for the database.
 fn binary(backend: Backend, bytes: &[u8]) -> String {
-    let hexadecimal: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hexadecimal = bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
     match backend {
         Backend::Sqlite => format!("x'{hexadecimal}'"),
         Backend::Postgres => format!("'\\x{hexadecimal}'::bytea"),
