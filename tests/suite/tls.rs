@@ -627,7 +627,7 @@ only_on! { Sqlite:
             // The browser's way: from tag to tag, and from that of a script or a style to the one that closes it.
             while let Some((before, after)) = rest.split_once('<') {
                 let (tag, after) = after.split_once('>').expect("the end of a tag");
-                outside += &format!("{before}<{tag}>");
+                outside = format!("{outside}{before}<{tag}>");
                 let found = match tag.split(' ').next() {
                     Some("script") => &mut scripts,
                     Some("style") => &mut styles,
