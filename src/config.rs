@@ -67,6 +67,7 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, and it is gone once the settings are read")]
 enum CliCommand {
     /// Serve the hooks and the management API (what happens without a command, too)
     #[command(after_help = SECRETS_HELP)]
