@@ -44,9 +44,10 @@ by the variable with _FILE appended, whose content is taken without the line bre
   TOLLGATE_DATABASE_URL    sqlite://FILE?mode=rwc or postgres://... [default: sqlite://tollgate.db?mode=rwc]
   TOLLGATE_HOOK_USERNAME   the user name that Access is configured with (Basic authentication)
   TOLLGATE_HOOK_PASSWORD   the password that Access is configured with (Basic authentication)
-  TOLLGATE_HOOK_NEXT_USERNAME, TOLLGATE_HOOK_NEXT_PASSWORD
-                           a second pair that is taken as well, while the first is exchanged for it; the user name may
-                           be left out when it stays
+  TOLLGATE_HOOK_NEXT_PASSWORD
+                           a second password, taken as well as the first while it is exchanged
+  TOLLGATE_HOOK_NEXT_USERNAME
+                           its user name [default: that of the first]
   TOLLGATE_ADMIN_TOKEN     the bearer token of the bootstrap administrator; without it the API takes those alone that
                            `tollgate token create` makes
 

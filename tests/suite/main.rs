@@ -12,6 +12,7 @@ mod catalogue;
 mod contract;
 mod credentials;
 mod described;
+mod documents;
 mod domain;
 mod entitlement;
 mod feed;

@@ -304,7 +304,7 @@ fn the_help_lists_every_setting_that_there_is() {
         assert_eq!(help.status.code(), Some(0));
         let help = stdout(&help);
         for name in &read {
-            let shown = help.contains(&format!("{name}=")) || help.contains(&format!("{name} "));
+            let shown = ["=", " ", "\n"].iter().any(|end| help.contains(&format!("{name}{end}")));
             assert!(shown, "{arguments:?} does not tell of {name}");
         }
         for default in ["127.0.0.1:8080", "127.0.0.1:9090", "sqlite://tollgate.db?mode=rwc", "60s"] {
@@ -628,18 +628,24 @@ fn ask_with_markers(main: SocketAddr) {
 }
 
 fn check_log(log: &str, filter: &str) {
-    let mut requests = BTreeSet::new();
+    let (mut requests, mut refused) = (BTreeSet::new(), 0);
     for line in log.lines() {
         let line: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         for member in ["timestamp", "level", "target"] {
             assert!(line[member].is_string(), "{line}");
         }
         let id = line["request_id"].as_str().unwrap_or_default();
-        if !id.is_empty() {
+        if line["message"] == "credentials were refused" {
+            for member in ["surface", "method", "reason", "source"] {
+                assert!(line[member].is_string(), "{line}");
+            }
+            refused += 1;
+        } else if !id.is_empty() {
             assert!(line["operation"].is_string() && line["status"].is_u64() && line["duration_us"].is_u64(), "{line}");
             requests.insert(id.to_owned());
         }
     }
+    assert_eq!(refused, 2, "{log}");
     assert!(requests.contains("request-create") && requests.contains("request-other"), "{requests:?}");
     // A hook that goes well is counted, and logged on demand only.
     assert_eq!(requests.contains("request-hook"), filter.starts_with("trace"), "{requests:?}");
