@@ -1,7 +1,11 @@
 //! What an operator does with the tokens of the management API at the command line, in the database itself: the way in
 //! when nobody has a credential yet, or any more.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io::{self, Write as _},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -47,7 +51,7 @@ fn origin(now: DateTime<Utc>) -> Origin {
     Origin { actor: ACTOR.to_owned(), request_id: new_id(now).to_string() }
 }
 
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a script takes the secret, a person reads the rest")]
+#[expect(clippy::print_stderr, reason = "a script takes the secret, a person reads the rest")]
 async fn create(service: &Arc<Service>, name: TokenName, role: Role, expires: Expiry) -> anyhow::Result<()> {
     let now = service.now();
     let expires_at = match expires {
@@ -64,9 +68,12 @@ async fn create(service: &Arc<Service>, name: TokenName, role: Role, expires: Ex
     };
     let new = NewToken { name, role, expires_at };
     let (Shown { token, .. }, secret) = service.create_token(origin(now), new).await.map_err(explain)?;
-    println!("{}", secret.expose());
+    // A pipe that is closed must not leave a token whose secret nobody has without a word.
+    writeln!(io::stdout(), "{}", secret.expose()).with_context(|| {
+        format!("the secret could not be written; revoke the token: tollgate token revoke {}", token.name)
+    })?;
     let end = token.expires_at.map_or_else(|| "never ends".to_owned(), |end| format!("ends at {}", spelled(end)));
-    eprintln!("Token `{}` may do what a {} may, and {end}. It is not shown again.", token.name, role.as_str());
+    eprintln!("Token `{}` has the role `{}`, and {end}. It is not shown again.", token.name, role.as_str());
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use crate::{
     domain::{
         decision::{OnUnknown, Unmanaged},
+        scope::Scope,
         time,
         token::{Role, SECRET_PREFIX, TokenName},
     },
@@ -255,16 +256,16 @@ struct ServeArgs {
     #[arg(long, env = "TOLLGATE_API_JWT_JWKS_URL")]
     api_jwt_jwks_url: Option<String>,
     /// The scope that stands for the role `reader`
-    #[arg(long, env = "TOLLGATE_API_JWT_READER_SCOPE", default_value = "tollgate_reader")]
-    api_jwt_reader_scope: String,
+    #[arg(long, env = "TOLLGATE_API_JWT_READER_SCOPE", default_value = "tollgate_reader", value_parser = parse_scope)]
+    api_jwt_reader_scope: Scope,
     /// The scope that stands for the role `writer`
-    #[arg(long, env = "TOLLGATE_API_JWT_WRITER_SCOPE", default_value = "tollgate_writer")]
-    api_jwt_writer_scope: String,
+    #[arg(long, env = "TOLLGATE_API_JWT_WRITER_SCOPE", default_value = "tollgate_writer", value_parser = parse_scope)]
+    api_jwt_writer_scope: Scope,
     /// The scope that stands for the role `admin`
-    #[arg(long, env = "TOLLGATE_API_JWT_ADMIN_SCOPE", default_value = "tollgate_admin")]
-    api_jwt_admin_scope: String,
-    /// How far the clock of an issuer of tokens may be off
-    #[arg(long, env = "TOLLGATE_JWT_LEEWAY", default_value = "30s", value_parser = parse_duration)]
+    #[arg(long, env = "TOLLGATE_API_JWT_ADMIN_SCOPE", default_value = "tollgate_admin", value_parser = parse_scope)]
+    api_jwt_admin_scope: Scope,
+    /// How far the clock of an issuer of tokens may be off, up to 5m
+    #[arg(long, env = "TOLLGATE_JWT_LEEWAY", default_value = "30s", value_parser = parse_leeway)]
     jwt_leeway: Duration,
     /// The proxies whose X-Forwarded-For is believed: a comma list of addresses and networks such as 10.0.0.0/8
     #[arg(long, env = "TOLLGATE_TRUSTED_PROXIES", value_delimiter = ',', value_parser = parse_network)]
@@ -508,12 +509,10 @@ pub enum ConfigError {
         missing: &'static str,
     },
     /// Keys cannot come from an address.
-    #[error("{variable}: keys cannot come from `{url}`")]
+    #[error("{variable}: keys cannot come from there: {source}")]
     KeyAddress {
-        /// The variable.
+        /// The variable. The address may hold a password, so it is not repeated.
         variable: &'static str,
-        /// The address, or the issuer.
-        url: String,
         /// Why.
         #[source]
         source: AddressError,
@@ -521,6 +520,9 @@ pub enum ConfigError {
     /// One address for the keys of several issuers.
     #[error("TOLLGATE_HOOK_JWT_JWKS_URL is set, and TOLLGATE_HOOK_JWT_ISSUERS lists more than one issuer")]
     KeysOfSeveral,
+    /// Two roles would have one scope.
+    #[error("the scope `{0}` stands for two roles; each needs one of its own")]
+    SharedScope(String),
     /// A token would open both doors.
     #[error(
         "TOLLGATE_API_JWT_AUDIENCE and TOLLGATE_HOOK_JWT_AUDIENCE both list `{0}`; a token for the hooks must not be \
@@ -612,7 +614,7 @@ fn serve(
     if admin_token.as_ref().is_some_and(|token| token.expose().starts_with(SECRET_PREFIX)) {
         return Err(ConfigError::AdminToken);
     }
-    if admin_token.as_ref().is_some_and(|token| jwt::has_form(token.expose())) {
+    if args.api_jwt_issuer.is_some() && admin_token.as_ref().is_some_and(|token| jwt::has_form(token.expose())) {
         return Err(ConfigError::AdminTokenForm);
     }
     let hook_basic = if args.hook_auth.contains(&HookAuthArg::Basic) {
@@ -739,10 +741,15 @@ fn api_jwt(args: &ServeArgs, issuer: &str) -> Result<ApiJwt, ConfigError> {
     };
     let trust = Trust { issuers: vec![(issuer.to_owned(), source)], audiences, leeway: args.jwt_leeway };
     let scopes = [
-        (Role::Reader, args.api_jwt_reader_scope.clone()),
-        (Role::Writer, args.api_jwt_writer_scope.clone()),
-        (Role::Admin, args.api_jwt_admin_scope.clone()),
+        (Role::Reader, args.api_jwt_reader_scope.to_string()),
+        (Role::Writer, args.api_jwt_writer_scope.to_string()),
+        (Role::Admin, args.api_jwt_admin_scope.to_string()),
     ];
+    if let Some(((_, scope), _)) =
+        scopes.iter().zip(&scopes[1..]).chain([(&scopes[0], &scopes[2])]).find(|(a, b)| a.1 == b.1)
+    {
+        return Err(ConfigError::SharedScope(scope.clone()));
+    }
     Ok(ApiJwt { trust, scopes })
 }
 
@@ -751,12 +758,24 @@ fn key_address(
     url: &str,
     parse: fn(&str) -> Result<Address, AddressError>,
 ) -> Result<Address, ConfigError> {
-    parse(url).map_err(|source| ConfigError::KeyAddress { variable, url: url.to_owned(), source })
+    parse(url).map_err(|source| ConfigError::KeyAddress { variable, source })
 }
 
 /// The items of a comma list, without the blanks around them; an empty one is a comma too many.
 fn listed(items: &[String]) -> Vec<String> {
     items.iter().map(|item| item.trim()).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+}
+
+/// The longest leeway: an issuer whose clock is off by more needs a person, and a token lives some minutes.
+const MAX_LEEWAY: Duration = Duration::from_mins(5);
+
+fn parse_leeway(text: &str) -> Result<Duration, String> {
+    let leeway = parse_duration(text)?;
+    if leeway > MAX_LEEWAY { Err("it is longer than 5m".to_owned()) } else { Ok(leeway) }
+}
+
+fn parse_scope(text: &str) -> Result<Scope, String> {
+    Scope::parse(text).map_err(|error| error.to_string())
 }
 
 /// A network, or a single address.
@@ -1024,7 +1043,25 @@ mod tests {
         let plain = [&api[..], &["--api-jwt-jwks-url", "http://id/keys"]].concat();
         assert!(matches!(parse(&plain, &CREDENTIALS), Err(ConfigError::KeyAddress { .. })));
         let token = [&CREDENTIALS[..], &[("TOLLGATE_ADMIN_TOKEN", "a.b.c")]].concat();
-        assert!(matches!(parse(&[], &token), Err(ConfigError::AdminTokenForm)));
+        assert!(matches!(parse(&api, &token), Err(ConfigError::AdminTokenForm)));
+        assert!(parse(&[], &token).is_ok());
+        for scope in ["", " ", "a b"] {
+            assert!(
+                parse(&[&api[..], &["--api-jwt-reader-scope", scope]].concat(), &CREDENTIALS).is_err(),
+                "{scope:?}"
+            );
+        }
+        for other in ["reader", "writer"] {
+            let flag = format!("--api-jwt-{other}-scope");
+            let shared = [&api[..], &[&flag, "boss"]].concat();
+            assert!(matches!(parse(&shared, &CREDENTIALS), Err(ConfigError::SharedScope(_))), "{other}");
+        }
+        let shared = [&api[..], &["--api-jwt-reader-scope", "x", "--api-jwt-writer-scope", "x"]].concat();
+        assert!(matches!(parse(&shared, &CREDENTIALS), Err(ConfigError::SharedScope(_))));
+        assert!(
+            parse(&["--jwt-leeway", "5m"], &CREDENTIALS).is_ok()
+                && parse(&["--jwt-leeway", "301s"], &CREDENTIALS).is_err()
+        );
     }
 
     #[test]

@@ -23,10 +23,10 @@ use tollgate::{
         App,
         admission::Admission,
         auth::{
-            Gate, HookAuth, ManagementAuth,
+            self, Gate, HookAuth, ManagementAuth,
             guard::{Allowance, Guard},
             issuer::{Issuer, KeyClient, Pace, Source},
-            jwt::{Accept, Verifier},
+            jwt::{Accept, Patience, Verifier},
         },
         router::{Readiness, Router, Surface},
         server::{self, Limits},
@@ -39,6 +39,12 @@ use tollgate::{
 
 mod command;
 
+/// Hook requests that may wait for an issuer's keys at once: a quarter of those that may be under way.
+const WAITING_HOOKS: usize = 256;
+/// The same of the management API.
+const WAITING_CALLERS: usize = 32;
+/// A secret of fewer bytes is warned of.
+const SHORT_SECRET_BYTES: usize = 16;
 /// How long operators' requests may take to end, after all others have.
 const OPERATIONS_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to say goodbye to the database. One that does not answer must not hold up the end.
@@ -135,7 +141,12 @@ async fn serve(settings: ServeSettings) -> anyhow::Result<()> {
     }
 
     let readiness = Readiness::new();
-    let router = router(&service, &settings, &readiness)?;
+    warn_of_short_secrets(&settings);
+    let (gate, router) = router(&service, &settings, &readiness)?;
+    tokio::select! {
+        () = gate.begun() => {}
+        () = signals.recv() => return Ok(()),
+    }
     let (stop, stopped) = watch::channel(false);
     let (drain_delay, drain_timeout) = (settings.drain_delay, settings.drain_timeout);
     let limits = Limits { drain_delay, drain_timeout, ..Limits::default() };
@@ -232,15 +243,29 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("{address} cannot be listened on"))
 }
 
+/// Warns of secrets that may be guessed: wrong guesses are counted, and do not make a right one fail.
+fn warn_of_short_secrets(settings: &ServeSettings) {
+    if settings.demo {
+        return;
+    }
+    let passwords = settings.hook_basic.iter().map(|(_, password)| ("password of the hooks", password));
+    let token = settings.admin_token.iter().map(|token| ("token of the bootstrap administrator", token));
+    for (what, _) in passwords.chain(token).filter(|(_, secret)| secret.expose().len() < SHORT_SECRET_BYTES) {
+        tracing::warn!(what, "a secret is shorter than {SHORT_SECRET_BYTES} bytes: choose a long random one");
+    }
+}
+
 /// Makes routers that serve nothing yet, with the credentials that the settings name.
 fn router(
     service: &Arc<Service>,
     settings: &ServeSettings,
     readiness: &Arc<Readiness>,
-) -> anyhow::Result<impl Fn() -> Router> {
+) -> anyhow::Result<(Arc<Gate>, impl Fn() -> Router)> {
     let app = Arc::new(App {
         service: Arc::clone(service),
         require_if_match: settings.require_if_match,
+        // A browser that is told so takes it for all ports of the host.
+        is_tls_everywhere: settings.tls.is_some() && settings.ops_tls,
         admission: Admission::default(),
     });
     let mut hook_auth = HookAuth::default();
@@ -249,9 +274,10 @@ fn router(
     }
     if let Some(HookJwt { trust, client, scopes }) = &settings.hook_jwt {
         // A hook that has to wait for keys may not take longer than any other.
-        let patience = settings.policy.hook_timeout.min(Pace::default().timeout);
+        let limit = settings.policy.hook_timeout.min(Pace::default().timeout);
+        let patience = Patience { limit, places: WAITING_HOOKS };
         let accept = HookAuth::accept(client.clone(), scopes.clone());
-        hook_auth = hook_auth.with_jwt(verifier(service, trust, patience, accept)?);
+        hook_auth = hook_auth.with_jwt(verifier(service, auth::Surface::Hooks, trust, patience, accept)?);
     }
     if settings.hook_open {
         hook_auth = hook_auth.with_none();
@@ -262,24 +288,31 @@ fn router(
     }
     if let Some(ApiJwt { trust, scopes }) = &settings.api_jwt {
         let accept = ManagementAuth::accept(scopes.clone());
-        management_auth = management_auth.with_jwt(verifier(service, trust, Pace::default().timeout, accept)?);
+        let patience = Patience { limit: Pace::default().timeout, places: WAITING_CALLERS };
+        let verifier = verifier(service, auth::Surface::Management, trust, patience, accept)?;
+        management_auth = management_auth.with_jwt(verifier);
     }
     let guard = Guard::new(Allowance::default(), settings.trusted_proxies.clone());
     let gate = Arc::new(Gate::new(hook_auth, management_auth, guard, Arc::clone(service)));
     let readiness = Arc::clone(readiness);
-    Ok(move || Router::new(Arc::clone(&app), Arc::clone(&gate), Arc::clone(&readiness)))
+    let router = {
+        let gate = Arc::clone(&gate);
+        move || Router::new(Arc::clone(&app), Arc::clone(&gate), Arc::clone(&readiness))
+    };
+    Ok((gate, router))
 }
 
 /// Verifies the tokens of the issuers that the settings name.
 fn verifier<T: Clone>(
     service: &Arc<Service>,
+    surface: auth::Surface,
     trust: &Trust,
-    patience: Duration,
+    patience: Patience,
     accept: Accept<T>,
 ) -> anyhow::Result<Verifier<T>> {
     let client = KeyClient::new()?;
-    let issuer = |(name, source): &(String, Source)| {
-        Issuer::new(name.clone(), source.clone(), client.clone(), Pace::default(), Arc::clone(service))
+    let issuer = |named: &(String, Source)| {
+        Issuer::new(surface, named.clone(), client.clone(), Pace::default(), Arc::clone(service))
     };
     let issuers = trust.issuers.iter().map(issuer).collect();
     let leeway = chrono::TimeDelta::from_std(trust.leeway)?;

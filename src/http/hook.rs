@@ -1,6 +1,6 @@
 //! The web hooks that Access calls.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use poem::web::Data;
 use poem_openapi::{Object, OpenApi, Tags};
@@ -84,11 +84,11 @@ impl HookApi {
     async fn customize_access_token(
         &self,
         app: Data<&Arc<App>>,
-        _caller: HookCaller,
+        HookCaller(waited): HookCaller,
         request: Body<HookRequest>,
     ) -> Answer<CustomizeAccessTokenResponse> {
         let scopes = scopes(&request.0);
-        let decision = app.service.decide(decision_request(&request.0, &scopes)).await?;
+        let decision = app.service.decide(decision_request(&request.0, &scopes, waited)).await?;
         let remove_scopes = decision.removed().map(str::to_owned).collect();
         Ok(Ok200(CustomizeAccessTokenResponse { remove_scopes, additional_claims: Claims::default() }))
     }
@@ -101,11 +101,11 @@ impl HookApi {
     async fn customize_token(
         &self,
         app: Data<&Arc<App>>,
-        _caller: HookCaller,
+        HookCaller(waited): HookCaller,
         request: Body<HookRequest>,
     ) -> Answer<CustomizeTokenResponse> {
         let scopes = scopes(&request.0);
-        let decision = app.service.decide(decision_request(&request.0, &scopes)).await?;
+        let decision = app.service.decide(decision_request(&request.0, &scopes, waited)).await?;
         Ok(Ok200(CustomizeTokenResponse { reduced_scopes: decision.kept().map(str::to_owned).collect() }))
     }
 }
@@ -114,11 +114,12 @@ fn scopes(request: &HookRequest) -> Vec<&str> {
     request.scopes.iter().map(String::as_str).collect()
 }
 
-fn decision_request<'a>(request: &HookRequest, scopes: &'a [&'a str]) -> DecisionRequest<'a> {
+fn decision_request<'a>(request: &HookRequest, scopes: &'a [&'a str], waited: Duration) -> DecisionRequest<'a> {
     DecisionRequest {
         user: request.user.as_ref().map(|user| party(SubjectType::User, user)),
         client: party(SubjectType::Client, &request.client),
         scopes,
+        waited,
     }
 }
 

@@ -37,6 +37,8 @@ pub struct App {
     pub service: Arc<Service>,
     /// Whether a change without `If-Match` is refused.
     pub require_if_match: bool,
+    /// Whether every listener of the process speaks TLS.
+    pub is_tls_everywhere: bool,
     /// The requests that are under way.
     pub admission: Admission,
 }

@@ -26,7 +26,7 @@ use poem_openapi::{OpenApi, OpenApiService, registry::MetaParamIn};
 use super::{
     App,
     admission::Admitted,
-    auth::{self, Access, Gate, Shown},
+    auth::{self, Access, Gate, Shown, Waited},
     contract::{self, Contract},
     headers::{self, Reader},
     problem::{self, FieldError, Problem, outcome, shortened},
@@ -241,7 +241,7 @@ impl Router {
             started: Instant::now(),
         };
         let (version, is_head) = (request.version(), request.method() == Method::HEAD);
-        let is_tls = *request.scheme() == Scheme::HTTPS;
+        let is_tls = self.app.is_tls_everywhere && *request.scheme() == Scheme::HTTPS;
         let mut reader = Reader::Anybody;
         let mut response = match self.target(&request) {
             Ok(Target::Operation(operation)) => {
@@ -296,6 +296,7 @@ impl Router {
         let peer = request.remote_addr().as_socket_addr().map(SocketAddr::ip);
         let shown = Shown { headers: request.headers(), peer, request_id: &line.request_id };
         let actor = self.gate.admit(operation.access, shown).await?;
+        request.set_data(Waited(line.started.elapsed()));
         check_query(operation, request)?;
         let length =
             request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
@@ -320,6 +321,11 @@ impl Router {
         })
     }
 
+    /// Counts a connection that did not come to speak TLS.
+    pub fn count_failed_handshake(&self) {
+        self.app.service.metrics().count_tls_handshake_failure();
+    }
+
     /// Counts a connection that was turned away because there were too many.
     pub fn count_refused_connection(&self) {
         self.app.service.metrics().count_shed(Shed::Connection);
@@ -331,6 +337,10 @@ impl Router {
             Fixed::Live => text("ok\n".to_owned()),
             Fixed::Ready if !self.readiness.is_on() => {
                 Problem::unavailable("stopping", "The service is stopping.").into_response()
+            }
+            Fixed::Ready if !self.gate.is_ready() => {
+                Problem::unavailable("keys_unavailable", "The keys of an issuer of tokens were never read.")
+                    .into_response()
             }
             Fixed::Ready => match self.app.service.check_ready().await {
                 Ok(()) => text("ok\n".to_owned()),

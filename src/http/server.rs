@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     pin::{Pin, pin},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -56,6 +56,9 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_REFUSALS: usize = 64;
 /// How long being told so may take.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often the log is told of TLS handshakes that fail: anybody can make as many as he likes.
+const TELL_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What a listener allows, and how it ends.
 #[derive(Debug, Clone, Copy)]
@@ -143,6 +146,21 @@ struct Shared {
     first_request_grace: Duration,
     local: Option<SocketAddr>,
     is_leaving: AtomicBool,
+    /// When the log was last told of a handshake that failed.
+    told_at: Mutex<Option<Instant>>,
+}
+
+impl Shared {
+    /// Counts a handshake that failed, and tells the log of one now and then: it may be a scanner's, or that of Access,
+    /// whose certificate has expired.
+    fn note_failed_handshake(&self, reason: &dyn std::fmt::Display) {
+        self.router.count_failed_handshake();
+        let mut told_at = self.told_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if told_at.is_none_or(|at| at.elapsed() >= TELL_INTERVAL) {
+            *told_at = Some(Instant::now());
+            tracing::warn!(%reason, "a TLS handshake failed; further ones are counted");
+        }
+    }
 }
 
 struct Acceptor {
@@ -162,6 +180,7 @@ impl Acceptor {
             first_request_grace: limits.first_request_grace,
             local: listener.local_addr().ok(),
             is_leaving: AtomicBool::new(false),
+            told_at: Mutex::new(None),
         };
         Self {
             shared: Arc::new(shared),
@@ -250,13 +269,12 @@ async fn shake_hands(
     tokio::select! {
         shaken = timeout(shared.timeouts.handshake, tls.accept(socket)) => match shaken {
             Ok(Ok(stream)) => Some(stream),
-            // That is its peer's affair, and anybody can make as many as he likes.
             Ok(Err(error)) => {
-                tracing::debug!(%error, "a TLS handshake failed");
+                shared.note_failed_handshake(&error);
                 None
             }
             Err(_) => {
-                tracing::debug!("a TLS handshake took too long");
+                shared.note_failed_handshake(&"it took too long");
                 None
             }
         },

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, LazyLock},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{Error, Result, Service, cache::Found, metrics::Freshness};
@@ -34,6 +34,8 @@ pub struct DecisionRequest<'a> {
     pub client: Party,
     /// The requested scopes, as spelled.
     pub scopes: &'a [&'a str],
+    /// How much of the time that a hook has is used up already.
+    pub waited: Duration,
 }
 
 impl Service {
@@ -44,10 +46,11 @@ impl Service {
     /// [`Error::Unknown`] when what the decision needs is not known, the database cannot be asked, and the policy is
     /// to say so: a guess would lock people out, or let them in.
     pub async fn decide<'a>(&self, request: DecisionRequest<'a>) -> Result<Decision<'a>> {
-        let DecisionRequest { user, client, scopes } = request;
+        let DecisionRequest { user, client, scopes, waited } = request;
         let now = self.clock.now();
-        let deadline = Instant::now() + self.policy.hook_timeout;
-        let (catalogue, of_catalogue) = match self.catalogue.get(self.policy.hook_timeout).await {
+        let left = self.policy.hook_timeout.saturating_sub(waited);
+        let deadline = Instant::now() + left;
+        let (catalogue, of_catalogue) = match self.catalogue.get(left).await {
             Found::Fresh(catalogue) => (catalogue, Freshness::Fresh),
             Found::Stale(catalogue) => (catalogue, Freshness::Stale),
             // A catalogue of any age still tells that a scope was not in it.

@@ -195,6 +195,7 @@ pub struct Metrics {
     skew: Gauge,
     tls_reloads: [IntCounter; TlsReload::ALL.len()],
     tls_expiry: IntGaugeVec,
+    tls_handshake_failures: IntCounter,
 }
 
 impl fmt::Debug for Metrics {
@@ -298,13 +299,13 @@ impl Metrics {
             key_refreshes: counters(
                 "tollgate_jwt_key_refreshes_total",
                 "Attempts to read the keys of an issuer, by how they ended.",
-                &["issuer", "outcome"],
+                &["surface", "issuer", "outcome"],
             )?,
-            keys: gauges("tollgate_jwt_keys", "Keys of an issuer that signatures are checked with.", &["issuer"])?,
+            keys: gauges("tollgate_jwt_keys", "Keys of an issuer that signatures are checked with.", &["surface", "issuer"])?,
             keys_read_at: gauges(
                 "tollgate_jwt_keys_read_timestamp_seconds",
                 "When the keys of an issuer were last read, in seconds since 1970; 0 for never.",
-                &["issuer"],
+                &["surface", "issuer"],
             )?,
             database_errors: counters(
                 "tollgate_database_errors_total",
@@ -350,6 +351,10 @@ impl Metrics {
                 "When the certificate of the listeners expires, in seconds since 1970.",
                 &[],
             )?,
+            tls_handshake_failures: IntCounter::new(
+                "tollgate_tls_handshake_failures_total",
+                "Connections that did not come to speak TLS in time: without a right certificate, say, or by none at all.",
+            )?,
             registry,
         };
         for kind in ["unavailable", "duplicate", "reference", "outcome_unknown", "unexpected"] {
@@ -389,6 +394,7 @@ impl Metrics {
             Box::new(metrics.skew.clone()),
             Box::new(tls_reload_counts),
             Box::new(metrics.tls_expiry.clone()),
+            Box::new(metrics.tls_handshake_failures.clone()),
             #[cfg(target_os = "linux")]
             Box::new(prometheus::process_collector::ProcessCollector::for_self()),
         ])?;
@@ -431,24 +437,24 @@ impl Metrics {
     }
 
     /// Makes the series of an issuer of tokens, at 0.
-    pub fn expect_issuer(&self, issuer: &str) {
+    pub fn expect_issuer(&self, surface: &str, issuer: &str) {
         for outcome in ["read", "failed"] {
-            self.key_refreshes.with_label_values(&[issuer, outcome]);
+            self.key_refreshes.with_label_values(&[surface, issuer, outcome]);
         }
-        self.keys.with_label_values(&[issuer]);
-        self.keys_read_at.with_label_values(&[issuer]);
+        self.keys.with_label_values(&[surface, issuer]);
+        self.keys_read_at.with_label_values(&[surface, issuer]);
     }
 
     /// Counts that an issuer's keys were read, which and when.
-    pub fn count_keys_read(&self, issuer: &str, keys: usize, now: DateTime<Utc>) {
-        self.key_refreshes.with_label_values(&[issuer, "read"]).inc();
-        self.keys.with_label_values(&[issuer]).set(i64::try_from(keys).unwrap_or(i64::MAX));
-        self.keys_read_at.with_label_values(&[issuer]).set(now.timestamp());
+    pub fn count_keys_read(&self, surface: &str, issuer: &str, keys: usize, now: DateTime<Utc>) {
+        self.key_refreshes.with_label_values(&[surface, issuer, "read"]).inc();
+        self.keys.with_label_values(&[surface, issuer]).set(i64::try_from(keys).unwrap_or(i64::MAX));
+        self.keys_read_at.with_label_values(&[surface, issuer]).set(now.timestamp());
     }
 
     /// Counts that an issuer's keys could not be read.
-    pub fn count_keys_failed(&self, issuer: &str) {
-        self.key_refreshes.with_label_values(&[issuer, "failed"]).inc();
+    pub fn count_keys_failed(&self, surface: &str, issuer: &str) {
+        self.key_refreshes.with_label_values(&[surface, issuer, "failed"]).inc();
     }
 
     /// Counts what was turned away.
@@ -519,6 +525,11 @@ impl Metrics {
         self.feed_silence.set(silence.as_secs_f64());
         self.feed_trusted.set(i64::from(silence < trusted_for));
         self.breaker_open.set(i64::from(breaker_open));
+    }
+
+    /// Counts a connection over TLS that did not come to its first request.
+    pub fn count_tls_handshake_failure(&self) {
+        self.tls_handshake_failures.inc();
     }
 
     /// Counts that TLS files have changed, and what became of that.

@@ -89,7 +89,8 @@ pub async fn subscribe(service: &Arc<Service>, id: &str) -> anyhow::Result<Uuid>
 /// Whether a user keeps the scope under subscription.
 pub async fn kept(service: &Service, id: &str) -> anyhow::Result<bool> {
     let client = Party::Subject(Subject { kind: SubjectType::Client, id: SubjectId::parse("c")? });
-    let request = DecisionRequest { user: Some(Party::Subject(user(id)?)), client, scopes: &[SCOPE] };
+    let request =
+        DecisionRequest { user: Some(Party::Subject(user(id)?)), client, scopes: &[SCOPE], waited: Duration::ZERO };
     Ok(service.decide(request).await?.kept().next().is_some())
 }
 
@@ -259,6 +260,7 @@ async fn serve(service: &Arc<Service>) -> anyhow::Result<(SocketAddr, Serving)> 
     let app = Arc::new(http::App {
         service: Arc::clone(service),
         require_if_match: false,
+        is_tls_everywhere: false,
         admission: http::admission::Admission::default(),
     });
     let hook_auth = HookAuth::default().with_basic("hook", "hook");

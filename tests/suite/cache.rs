@@ -46,7 +46,10 @@ fn subject(kind: SubjectType, id: &str) -> Subject {
 async fn holds(service: &Service, user: &str) -> bool {
     let user = Some(Party::Subject(subject(SubjectType::User, user)));
     let client = Party::Subject(subject(SubjectType::Client, "c"));
-    let decision = service.decide(DecisionRequest { user, client, scopes: &["email"] }).await.expect("a decision");
+    let decision = service
+        .decide(DecisionRequest { user, client, scopes: &["email"], waited: Duration::ZERO })
+        .await
+        .expect("a decision");
     decision.removed().next().is_none()
 }
 

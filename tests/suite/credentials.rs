@@ -128,6 +128,7 @@ async fn credentials(Stage { app, key, .. }: &Stage) -> Vec<(&'static str, Strin
         ("a token of Access", bearer(&key.sign(&claims())), Kind::Hook),
         ("the bootstrap token", ADMIN_CREDENTIALS.1.to_owned(), Kind::Api(Needs::Admin)),
         ("OpenID without a role", bearer(&key.sign(&api_claims("alice", "openid"))), Kind::NoRole),
+        ("OpenID without a scope", bearer(&key.sign(&api_claims("alice", ""))), Kind::NoRole),
         ("OpenID of the hooks' scope", bearer(&key.sign(&api_claims(ACCESS_CLIENT, SCOPE))), Kind::NoRole),
         ("the hooks' audience", bearer(&key.sign(&claims_with(&json!({"scope": "tollgate_admin"})))), Kind::Nobody),
         ("OpenID that is over", bearer(&key.sign(&claims_with(&json!({"aud": API, "exp": 1})))), Kind::Nobody),

@@ -26,7 +26,10 @@ use tokio::{
     task::JoinSet,
     time::sleep,
 };
-use tollgate::http::auth::issuer::{Address, Pace, Source};
+use tollgate::http::auth::{
+    issuer::{Address, Pace, Source},
+    jwt::Patience,
+};
 
 use crate::support::{ACCESS_CLIENT, Trust};
 
@@ -287,7 +290,7 @@ impl Issuer {
                 timeout: Duration::from_secs(10),
                 ..Pace::default()
             },
-            patience: Duration::from_secs(10),
+            patience: Patience { limit: Duration::from_secs(10), places: 200 },
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -51,7 +52,7 @@ async fn is_taken(app: &App, token: &str) -> bool {
 
 /// Waits until the first answer of the issuer has come.
 async fn with_keys(app: &App) {
-    let read = format!(r#"tollgate_jwt_key_refreshes_total{{issuer="{ISSUER}",outcome="read"}}"#);
+    let read = format!(r#"tollgate_jwt_key_refreshes_total{{issuer="{ISSUER}",outcome="read",surface="hooks"}}"#);
     eventually!("keys", LONG, app.metric(&read).await > 0.5);
 }
 
@@ -143,7 +144,7 @@ only_on! { Sqlite:
             assert!(!is_taken(&app, &key.sign_with(&json!({"alg": "RS256", "kid": id}), &claims())).await, "{id}");
         }
         assert!(!is_taken(&app, include_str!("keys/weak.jwt").trim()).await, "1,024 bits are too few");
-        assert!((app.metric(&format!(r#"tollgate_jwt_keys{{issuer="{ISSUER}"}}"#)).await - 2.0).abs() < 0.1);
+        assert!((app.metric(&format!(r#"tollgate_jwt_keys{{issuer="{ISSUER}",surface="hooks"}}"#)).await - 2.0).abs() < 0.1);
     }
 
     async fn a_token_is_valid_until_the_microsecond_before_its_end(database) {
@@ -258,14 +259,67 @@ only_on! { Sqlite:
         with_keys(&app).await;
         issuer.publish(&[&key, &next]);
         issuer.set(Mode::Slow(Duration::from_millis(300)));
-        let app = std::sync::Arc::new(app);
+        let app = Arc::new(app);
         let mut asking = JoinSet::new();
         for number in 0..100 {
-            let (app, token) = (std::sync::Arc::clone(&app), next.sign(&claims_with(&json!({"jti": number.to_string()}))));
+            let (app, token) = (Arc::clone(&app), next.sign(&claims_with(&json!({"jti": number.to_string()}))));
             asking.spawn(async move { is_taken(&app, &token).await });
         }
         assert!(asking.join_all().await.into_iter().all(|taken| taken));
         assert!(issuer.requests() <= 3, "{}", issuer.requests());
+    }
+
+    async fn few_may_wait_for_an_issuer_that_is_slow_and_good_tokens_need_not(database) {
+        let key = SigningKey::p256("k");
+        let issuer = Issuer::with(&[&key]).await;
+        let mut trust = issuer.trust();
+        trust.patience.places = 2;
+        let app = Arc::new(database.app_with(trusting(trust)).await);
+        let good = key.sign(&claims());
+        assert!(is_taken(&app, &good).await);
+        issuer.set(Mode::Slow(LONG));
+        let mut waiting = JoinSet::new();
+        for number in 0..2 {
+            let (app, token) = (Arc::clone(&app), key.named(&format!("random-{number}")).sign(&claims()));
+            waiting.spawn(async move { ask(&app, &token).await.status.as_u16() });
+        }
+        eventually!("the issuer was asked", LONG, issuer.requests() == 2);
+        for number in 2..20 {
+            assert!(!is_taken(&app, &key.named(&format!("random-{number}")).sign(&claims())).await);
+            assert!(is_taken(&app, &good).await);
+        }
+        assert_eq!(waiting.len(), 2);
+        assert_eq!(waiting.join_all().await, [503, 503], "those who waited got no answer");
+    }
+
+    async fn a_key_without_a_name_hides_no_other(database) {
+        let (nameless, next) = (SigningKey::p256("k"), SigningKey::p256("next"));
+        let mut jwk = nameless.jwk();
+        jwk.as_object_mut().expect("an object").remove("kid");
+        let issuer = Issuer::with(&[]).await;
+        issuer.publish_set(json!({"keys": [jwk]}));
+        let app = database.app_with(trusting(issuer.trust())).await;
+        assert!(is_taken(&app, &nameless.sign(&claims())).await, "whatever it is called");
+        issuer.publish_set(json!({"keys": [jwk, next.jwk()]}));
+        assert!(is_taken(&app, &next.sign(&claims())).await, "the issuer is asked for it");
+        assert_eq!(issuer.requests(), 2);
+    }
+
+    async fn without_keys_it_is_not_ready_where_tokens_are_all_there_is(database) {
+        let key = SigningKey::p256("k");
+        let issuer = Issuer::with(&[&key]).await;
+        issuer.set(Mode::Down);
+        let mut trust = issuer.trust();
+        trust.pace = Pace { retry: Duration::from_millis(50), ..trust.pace };
+        let both = database.app_with(trusting(trust.clone())).await;
+        let app = database.app_with(Options { hook_auth: HookAuth::default(), ..trusting(trust) }).await;
+        let ready = async |app: &App| app.send_to(app.operations, "GET", "/readyz", &[], "").await;
+        ready(&app).await.expect_problem(503, "keys_unavailable");
+        assert_eq!(ready(&both).await.status, 200, "a password can be told from others");
+        issuer.publish(&[&key]);
+        eventually!("ready", LONG, ready(&app).await.status == 200);
+        issuer.set(Mode::Down);
+        assert_eq!(ready(&app).await.status, 200, "the last good keys will do");
     }
 
     async fn random_key_ids_reach_the_issuer_no_more_often_than_the_budget_says(database) {
@@ -379,7 +433,7 @@ only_on! { Sqlite:
         for (authorization, expected) in [
             (None, 200), (Some("Basic aG9vazpob29r".to_owned()), 200), (Some(format!("Bearer {good}")), 200), (Some("Basic aG9vazp4".to_owned()), 401),
             (Some("Basic".to_owned()), 401), (Some(format!("Bearer {bad}")), 401), (Some("Bearer".to_owned()), 401),
-            (Some("Bearer aG9vazpob29r".to_owned()), 401), (Some(format!("Basic {good}")), 401),
+            (Some("Bearer aG9vazpob29r".to_owned()), 401), (Some(format!("Basic {good}")), 401), (Some("Digest x".to_owned()), 401),
         ] {
             let headers = authorization.iter().map(|value| ("authorization", value.as_str())).chain([JSON]).collect::<Vec<_>>();
             let answer = app.send("POST", ACCESS_TOKEN, &headers, BODY).await;

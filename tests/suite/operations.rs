@@ -118,8 +118,15 @@ fn expected() -> BTreeSet<String> {
         }
         expected.insert(format!(r#"tollgate_unenforced_removals_total{{reason="{reason}"}}"#));
     }
-    let own =
-        [("none", "missing"), ("none", "ambiguous"), ("none", "scheme"), ("secret", "malformed"), ("secret", "wrong")];
+    let own = [
+        ("none", "missing"),
+        ("none", "ambiguous"),
+        ("none", "scheme"),
+        ("none", "unavailable"),
+        ("none", "role"),
+        ("secret", "malformed"),
+        ("secret", "wrong"),
+    ];
     let denials = own.into_iter().chain(jwt::Reason::ALL.map(|reason| ("jwt", reason.as_str())));
     for (method, reason) in denials {
         for surface in ["hooks", "management"] {
@@ -143,6 +150,7 @@ fn expected() -> BTreeSet<String> {
         "tollgate_feed_doubts_total",
         "tollgate_feed_wakeups_lost_total",
         "tollgate_scopes_removed_total",
+        "tollgate_tls_handshake_failures_total",
     ] {
         expected.insert(name.to_owned());
     }

@@ -31,10 +31,10 @@ use tollgate::{
         self,
         admission::{Admission, Capacity},
         auth::{
-            Gate, HookAuth, ManagementAuth,
+            self, Gate, HookAuth, ManagementAuth,
             guard::{Allowance, Guard},
             issuer::{Issuer, KeyClient, Pace, Source},
-            jwt::{Accept, Verifier},
+            jwt::{Accept, Patience, Verifier},
         },
         router::{Readiness, Router, Surface},
         server::{self, Limits},
@@ -338,15 +338,15 @@ pub struct Trust {
     pub audiences: Vec<String>,
     /// How often keys are asked for.
     pub pace: Pace,
-    /// How long a request may wait for them.
-    pub patience: Duration,
+    /// How much waiting for them is borne.
+    pub patience: Patience,
 }
 
 impl Trust {
-    fn verifier<T: Clone>(&self, service: &Arc<Service>, accept: Accept<T>) -> Verifier<T> {
+    fn verifier<T: Clone>(&self, surface: auth::Surface, service: &Arc<Service>, accept: Accept<T>) -> Verifier<T> {
         let client = KeyClient::new().expect("a client");
-        let issuer = |(name, source): &(String, Source)| {
-            Issuer::new(name.clone(), source.clone(), client.clone(), self.pace, Arc::clone(service))
+        let issuer = |named: &(String, Source)| {
+            Issuer::new(surface, named.clone(), client.clone(), self.pace, Arc::clone(service))
         };
         let issuers = self.issuers.iter().map(issuer).collect();
         Verifier::new(issuers, self.audiences.clone(), LEEWAY, self.patience, accept)
@@ -476,17 +476,18 @@ impl App {
         let app = Arc::new(http::App {
             service: Arc::clone(&service),
             require_if_match: options.require_if_match,
+            is_tls_everywhere: options.tls.is_some(),
             admission: Admission::new(options.capacity),
         });
         let (mut hook_auth, mut management_auth) = (options.hook_auth, options.management_auth);
         if let Some((trust, scopes)) = options.hook_trust {
             let accept = HookAuth::accept(ACCESS_CLIENT.to_owned(), scopes);
-            hook_auth = hook_auth.with_jwt(trust.verifier(&service, accept));
+            hook_auth = hook_auth.with_jwt(trust.verifier(auth::Surface::Hooks, &service, accept));
         }
         if let Some(trust) = options.api_trust {
             let scopes = Role::ALL.map(|role| (role, format!("tollgate_{}", role.as_str())));
             let accept = ManagementAuth::accept(scopes);
-            management_auth = management_auth.with_jwt(trust.verifier(&service, accept));
+            management_auth = management_auth.with_jwt(trust.verifier(auth::Surface::Management, &service, accept));
         }
         let guard = Guard::new(options.allowance, options.trusted_proxies);
         let gate = Arc::new(Gate::new(hook_auth, management_auth, guard, Arc::clone(&service)));

@@ -490,6 +490,8 @@ only_on! { Sqlite:
             // An alert of TLS, at most.
             assert!(received.len() <= 7 && !received.starts_with(b"HTTP"), "{received:?}");
         }
+        let failures = "tollgate_tls_handshake_failures_total";
+        eventually!("both are counted", PATIENCE, app.metric(failures).await > 1.5);
         let caller = authority.trusting();
         let mut kept;
         eventually!("a connection", PATIENCE, {

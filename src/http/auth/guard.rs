@@ -1,7 +1,7 @@
 //! Who guesses: failed attempts are counted by where they come from and by the name that they try.
 //!
-//! A credential is checked first and always, so nobody's failures lock anybody else out. What protects a secret is its
-//! length; this keeps guessing from being free, and the log from being flooded.
+//! A credential is checked first and always, so nobody's failures lock anybody else out, and nobody's guesses become
+//! slower: what protects a secret is its length. Who guesses is told to stop, is counted, and does not flood the log.
 
 use std::{
     collections::HashMap,
@@ -47,6 +47,15 @@ pub enum Attempt<'a> {
     Other,
 }
 
+/// What is made of a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    /// How long to wait before the next attempt; zero while there were not too many.
+    pub pause: Duration,
+    /// Whether there is still room in the log for where it came from.
+    pub is_heard: bool,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Guesser {
     Source(IpAddr),
@@ -89,8 +98,8 @@ impl Guard {
         }
         let lines = headers.get_all(X_FORWARDED_FOR).into_iter().rev();
         // Each proxy adds at the end, so what is left of the first stranger is that stranger's word.
-        for hop in lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.rsplit(',')) {
-            let Some(address) = address(hop.trim()) else { break };
+        for hop in lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')) {
+            let Some(address) = std::str::from_utf8(hop).ok().and_then(|hop| address(hop.trim())) else { break };
             source = address;
             if !self.is_proxy(source) {
                 break;
@@ -104,24 +113,21 @@ impl Guard {
     }
 
     /// Counts a failure.
-    ///
-    /// # Errors
-    ///
-    /// How long to wait before the next attempt, when there were too many.
-    pub fn fail(&self, source: Option<IpAddr>, attempt: Attempt<'_>, now: Instant) -> Result<(), Duration> {
+    pub fn fail(&self, source: Option<IpAddr>, attempt: Attempt<'_>, now: Instant) -> Verdict {
         let source = source.map(network);
-        let guessers = match attempt {
-            Attempt::Secret(name) => {
-                [source.map(Guesser::Source), name.map(|name| Guesser::Name(self.hasher.hash_one(name)))]
-            }
-            Attempt::Other => [source.map(Guesser::Stray), None],
-        };
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let pauses = guessers.into_iter().flatten().map(|guesser| counts.add(guesser, self.allowance, now));
-        match pauses.max() {
-            Some(pause) if !pause.is_zero() => Err(pause),
-            _ => Ok(()),
-        }
+        let mut pause = |guesser| counts.add(guesser, self.allowance, now);
+        let of_source = source.map_or(Duration::ZERO, |source| match attempt {
+            Attempt::Secret(_) => pause(Guesser::Source(source)),
+            Attempt::Other => pause(Guesser::Stray(source)),
+        });
+        let is_heard = of_source.is_zero();
+        let of_name = match attempt {
+            // A source that has failed too often makes no name fail.
+            Attempt::Secret(Some(name)) if is_heard => pause(Guesser::Name(self.hasher.hash_one(name))),
+            Attempt::Secret(_) | Attempt::Other => Duration::ZERO,
+        };
+        Verdict { pause: of_source.max(of_name), is_heard }
     }
 }
 
@@ -166,6 +172,8 @@ fn address(text: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use poem::http::HeaderValue;
+
     use super::*;
 
     fn ip(text: &str) -> IpAddr {
@@ -208,38 +216,58 @@ mod tests {
         check("10.0.0.1", &["198.51.100.7, "], "10.0.0.1");
         check("10.0.0.1", &["10.0.0.3, 10.0.0.2"], "10.0.0.3");
         assert_eq!(guard(&[]).source(None, &HeaderMap::new()), None);
+        let mut headers = HeaderMap::new();
+        for line in [&b"198.51.100.7"[..], b"203.0.113.9, \xff"] {
+            headers.append(X_FORWARDED_FOR, HeaderValue::from_bytes(line).expect("a value"));
+        }
+        let proxy = Some(ip("10.0.0.1"));
+        assert_eq!(
+            guard(&["10.0.0.0/8"]).source(proxy, &headers),
+            proxy,
+            "what stands before nonsense is not believed"
+        );
     }
 
     #[test]
     fn failures_are_counted_by_source_and_by_name() {
         let (guard, start) = (guard(&[]), Instant::now());
+        let fail = |source, attempt, now| guard.fail(source, attempt, now).pause.as_secs();
         let after = |seconds| start + Duration::from_secs(seconds);
         let (here, there) = (Some(ip("192.0.2.1")), Some(ip("192.0.2.2")));
         for _ in 0..3 {
-            assert_eq!(guard.fail(here, secret("a"), start), Ok(()));
+            assert_eq!(fail(here, secret("a"), start), 0);
         }
+        assert_eq!(fail(here, secret("b"), start), 10, "the source has failed too often");
+        for _ in 0..10 {
+            let Verdict { pause, is_heard } = guard.fail(here, secret("z"), start);
+            assert!(!pause.is_zero() && !is_heard);
+        }
+        assert_eq!(fail(there, secret("z"), start), 0, "who has failed too often makes no name fail");
+        let Verdict { pause, is_heard } = guard.fail(there, secret("a"), start);
         assert_eq!(
-            guard.fail(here, secret("b"), start),
-            Err(Duration::from_secs(10)),
-            "the source has failed too often"
+            (pause.as_secs(), is_heard),
+            (10, true),
+            "the name was tried too often, and the log tells from where"
         );
-        assert_eq!(guard.fail(there, secret("a"), start), Err(Duration::from_secs(10)), "the name was tried too often");
-        assert_eq!(guard.fail(there, secret("c"), start), Ok(()));
-        assert_eq!(guard.fail(here, Attempt::Secret(None), after(9)), Err(Duration::from_secs(1)));
-        assert_eq!(guard.fail(here, Attempt::Secret(None), after(10)), Ok(()), "one more after a while");
-        assert_eq!(guard.fail(here, Attempt::Secret(None), after(10)), Err(Duration::from_secs(10)));
-        assert_eq!(guard.fail(here, Attempt::Other, after(10)), Ok(()), "what is no guess is counted apart");
-        assert_eq!(guard.fail(None, Attempt::Secret(None), start), Ok(()), "nobody is counted for what has no source");
+        assert_eq!(fail(there, secret("c"), start), 0);
+        assert_eq!(fail(here, Attempt::Secret(None), after(9)), 1);
+        assert_eq!(fail(here, Attempt::Secret(None), after(10)), 0, "one more after a while");
+        assert_eq!(fail(here, Attempt::Secret(None), after(10)), 10);
+        assert_eq!(fail(here, Attempt::Other, after(10)), 0, "what is no guess is counted apart");
+        assert_eq!(fail(None, Attempt::Secret(None), start), 0, "nobody is counted for what has no source");
     }
 
     #[test]
     fn the_addresses_of_one_ipv6_network_are_one_source() {
         let (guard, now) = (guard(&[]), Instant::now());
         for host in 0..3 {
-            assert_eq!(guard.fail(Some(ip(&format!("2001:db8::{host}"))), Attempt::Secret(None), now), Ok(()));
+            assert_eq!(
+                guard.fail(Some(ip(&format!("2001:db8::{host}"))), Attempt::Secret(None), now).pause,
+                Duration::ZERO
+            );
         }
-        assert!(guard.fail(Some(ip("2001:db8::ffff")), Attempt::Secret(None), now).is_err());
-        assert_eq!(guard.fail(Some(ip("2001:db8:0:1::1")), Attempt::Secret(None), now), Ok(()));
+        assert!(guard.fail(Some(ip("2001:db8::ffff")), Attempt::Secret(None), now).pause > Duration::ZERO);
+        assert_eq!(guard.fail(Some(ip("2001:db8:0:1::1")), Attempt::Secret(None), now).pause, Duration::ZERO);
     }
 
     #[test]
@@ -250,8 +278,11 @@ mod tests {
         }
         assert_eq!(guard.counts.lock().expect("no panic").clear_at.len(), MAX_COUNTED + 1);
         let newcomer = Some(ip("203.0.113.1"));
-        assert!(guard.fail(newcomer, Attempt::Secret(None), now).is_err(), "it shares a count with thousands");
-        assert_eq!(guard.fail(newcomer, Attempt::Secret(None), now + Duration::from_mins(1)), Ok(()));
+        assert!(
+            guard.fail(newcomer, Attempt::Secret(None), now).pause > Duration::ZERO,
+            "it shares a count with thousands"
+        );
+        assert_eq!(guard.fail(newcomer, Attempt::Secret(None), now + Duration::from_mins(1)).pause, Duration::ZERO);
         assert_eq!(guard.counts.lock().expect("no panic").clear_at.len(), 1);
     }
 }

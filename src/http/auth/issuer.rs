@@ -33,7 +33,10 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::jwk::{self, KeySet};
+use super::{
+    Surface,
+    jwk::{self, KeySet},
+};
 use crate::service::{Service, chain};
 
 /// The largest answer that is read, in bytes: 64 keys of 8,192 bits with their certificates are not larger.
@@ -78,6 +81,11 @@ impl Address {
             Some("http") if is_here && !has_user => Ok(Self(uri)),
             _ => Err(AddressError),
         }
+    }
+
+    /// Whether it is one of this machine, without TLS.
+    fn is_plain(&self) -> bool {
+        self.0.scheme_str() == Some("http")
     }
 
     /// The address of the keys below an issuer.
@@ -201,6 +209,10 @@ impl KeyClient {
             Source::DescribedAt(address) => {
                 let description: Description = serde_json::from_slice(&self.get(address).await?)?;
                 described = Address::parse(&description.jwks_uri)?;
+                // Another machine must not make this one ask itself.
+                if described.is_plain() && !address.is_plain() {
+                    return Err(AddressError.into());
+                }
                 &described
             }
         };
@@ -249,6 +261,14 @@ impl Budget {
 /// Whether the keys were read; anybody may wait for it.
 pub type Refresh = Shared<BoxFuture<'static, bool>>;
 
+/// An attempt that a request waits for.
+pub struct Attempt {
+    /// Its end.
+    pub refresh: Refresh,
+    /// Whether it was under way already, so that what it reads may be from before the request.
+    pub is_joined: bool,
+}
+
 /// An attempt to read the keys.
 struct Flight {
     task: AbortHandle,
@@ -265,6 +285,7 @@ impl Flight {
 /// An issuer whose tokens are believed.
 pub struct Issuer {
     name: String,
+    surface: Surface,
     source: Source,
     client: KeyClient,
     pace: Pace,
@@ -283,12 +304,19 @@ impl fmt::Debug for Issuer {
 }
 
 impl Issuer {
-    /// An issuer that is called `name` (`iss`) in its tokens. Its keys are asked for at once and then again and again,
+    /// An issuer that is called by its name (`iss`) in tokens for a surface. Its keys are asked for at once and then again and again,
     /// until it is dropped.
-    pub fn new(name: String, source: Source, client: KeyClient, pace: Pace, service: Arc<Service>) -> Arc<Self> {
-        service.metrics().expect_issuer(&name);
+    pub fn new(
+        surface: Surface,
+        (name, source): (String, Source),
+        client: KeyClient,
+        pace: Pace,
+        service: Arc<Service>,
+    ) -> Arc<Self> {
+        service.metrics().expect_issuer(surface.as_str(), &name);
         let issuer = Arc::new(Self {
             name,
+            surface,
             source,
             client,
             pace,
@@ -324,13 +352,14 @@ impl Issuer {
     }
 
     /// The same for a request that needs a key which is not known. None when requests have caused too many attempts.
-    pub fn refresh_on_demand(self: &Arc<Self>) -> Option<Refresh> {
+    pub fn refresh_on_demand(self: &Arc<Self>) -> Option<Attempt> {
         let mut flight = self.flight.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(refresh) = flight.as_ref().and_then(Flight::join) {
-            return Some(refresh);
+            return Some(Attempt { refresh, is_joined: true });
         }
         let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
-        budget.take(&self.pace, Instant::now()).then(|| self.begin(&mut flight))
+        let begin = || Attempt { refresh: self.begin(&mut flight), is_joined: false };
+        budget.take(&self.pace, Instant::now()).then(begin)
     }
 
     fn begin(self: &Arc<Self>, flight: &mut Option<Flight>) -> Refresh {
@@ -348,7 +377,7 @@ impl Issuer {
         match fetched {
             Ok(set) => {
                 let usable = set.iter().filter(|key| key.is_usable()).count();
-                self.service.metrics().count_keys_read(&self.name, usable, self.service.now());
+                self.service.metrics().count_keys_read(self.surface.as_str(), &self.name, usable, self.service.now());
                 let is_known = self.keys.load().as_ref().is_some_and(|known| known.set == set);
                 if !is_known {
                     let number = self.number() + 1;
@@ -359,7 +388,7 @@ impl Issuer {
                 true
             }
             Err(error) => {
-                self.service.metrics().count_keys_failed(&self.name);
+                self.service.metrics().count_keys_failed(self.surface.as_str(), &self.name);
                 let (issuer, has_keys) = (&self.name, self.keys.load().is_some());
                 let error = chain(&error);
                 tracing::warn!(issuer, has_keys, error, "the keys of an issuer could not be read");

@@ -104,6 +104,11 @@ impl Key {
         }
     }
 
+    /// Whether it bears a name.
+    pub fn is_named(&self) -> bool {
+        self.id.is_some()
+    }
+
     /// Whether the key checks signatures.
     pub fn is_usable(&self) -> bool {
         self.material != Material::Unusable
@@ -200,7 +205,10 @@ fn key(document: serde_json::Value) -> Key {
     let id = document.get("kid").and_then(|id| id.as_str()).map(str::to_owned);
     let usable = serde_json::from_value(document).ok().and_then(|jwk| usable(&jwk));
     let (algorithm, material) = usable.unwrap_or((None, Material::Unusable));
-    Key { id, algorithm, material }
+    let key = Key { id, algorithm, material };
+    // One of another kind than its algorithm needs is good for nothing.
+    let is_sound = algorithm.is_none_or(|algorithm| key.allows(algorithm));
+    if is_sound { key } else { Key { material: Material::Unusable, ..key } }
 }
 
 fn usable(jwk: &Jwk) -> Option<(Option<Algorithm>, Material)> {
@@ -237,7 +245,8 @@ fn rsa(jwk: &Jwk) -> Option<Material> {
     };
     let (n, e) = (number(&jwk.n)?, number(&jwk.e)?);
     let bits = n.len() * 8 - usize::try_from(n.first()?.leading_zeros()).ok()?;
-    RSA_BITS.contains(&bits).then_some(Material::Rsa { n, e })
+    let is_exponent = e.last().is_some_and(|last| last % 2 == 1) && e != [1];
+    (RSA_BITS.contains(&bits) && is_exponent).then_some(Material::Rsa { n, e })
 }
 
 fn point(jwk: &Jwk, length: usize) -> Option<Vec<u8>> {

@@ -12,9 +12,13 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use sha2::{Digest as _, Sha256};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
 
 use super::{
-    issuer::{Issuer, Keys},
+    issuer::{Attempt, Issuer, Keys},
     jwk::Algorithm,
 };
 
@@ -126,14 +130,24 @@ struct Verified<T> {
     keys: u64,
 }
 
+/// How much waiting for keys is borne.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// How long a request may wait.
+    pub limit: Duration,
+    /// How many may wait at once: each holds a place that a good request may need. A rotation makes some wait, for some
+    /// milliseconds.
+    pub places: usize,
+}
+
 /// Verifies the tokens of some issuers.
 pub struct Verifier<T> {
     issuers: Vec<Arc<Issuer>>,
     audiences: Vec<String>,
     leeway: TimeDelta,
-    /// How long a request may wait for keys.
-    patience: Duration,
+    patience: Patience,
     accept: Accept<T>,
+    waiting: Semaphore,
     verified: ArcSwap<HashMap<[u8; 32], Verified<T>>>,
 }
 
@@ -145,15 +159,30 @@ impl<T> fmt::Debug for Verifier<T> {
 
 impl<T: Clone> Verifier<T> {
     /// Takes tokens of these issuers that are meant for one of these audiences, compared exactly. `leeway` is how far
-    /// the issuer's clock may be off, `patience` how long a request may wait for keys.
+    /// the issuer's clock may be off.
     pub fn new(
         issuers: Vec<Arc<Issuer>>,
         audiences: Vec<String>,
         leeway: TimeDelta,
-        patience: Duration,
+        patience: Patience,
         accept: Accept<T>,
     ) -> Self {
-        Self { issuers, audiences, leeway, patience, accept, verified: ArcSwap::default() }
+        let (waiting, verified) = (Semaphore::new(patience.places), ArcSwap::default());
+        Self { issuers, audiences, leeway, patience, accept, waiting, verified }
+    }
+
+    /// Whether each issuer has had keys, so that its tokens can be told from others.
+    pub fn is_ready(&self) -> bool {
+        self.issuers.iter().all(|issuer| issuer.keys().is_some())
+    }
+
+    /// Waits until each issuer was asked for its keys once, whatever came of it.
+    pub async fn begun(&self) {
+        for issuer in &self.issuers {
+            if issuer.keys().is_none() {
+                issuer.refresh().await;
+            }
+        }
     }
 
     /// What a token is good for.
@@ -186,21 +215,27 @@ impl<T: Clone> Verifier<T> {
     }
 
     /// Verifies a token whose key is not known with the keys that its issuer has now, and gives those.
+    ///
+    /// That a key does not exist is only known from an issuer that was asked: when it gives no answer, the failure is
+    /// [`Failure::KeysUnavailable`] even though there are other keys.
     async fn ask_again(&self, issuer: usize, is_any_known: bool, parsed: &Parsed<'_>) -> Result<Keys, Failure> {
         let issuer = &self.issuers[issuer];
-        let Some(refresh) = issuer.refresh_on_demand() else {
-            // Who asks too often is answered from what is known.
-            return Err(if is_any_known { Failure::Refused(Reason::UnknownKey) } else { Failure::KeysUnavailable });
-        };
-        let is_refreshed = tokio::time::timeout(self.patience, refresh).await.is_ok_and(|is_refreshed| is_refreshed);
-        match issuer.keys() {
-            Some(keys) => match parsed.verify(&keys) {
-                Ok(()) => Ok(keys),
-                // That the key does not exist is only known from an issuer that was asked.
-                Err(Reason::UnknownKey) if !is_refreshed => Err(Failure::KeysUnavailable),
-                Err(reason) => Err(Failure::Refused(reason)),
-            },
-            None => Err(Failure::KeysUnavailable),
+        let known = if is_any_known { Failure::Refused(Reason::UnknownKey) } else { Failure::KeysUnavailable };
+        // Those for whom there is no place are answered from what is known, as those are who come when the budget is used
+        // up.
+        let Ok(_place) = self.waiting.try_acquire() else { return Err(known) };
+        let deadline = Instant::now() + self.patience.limit;
+        loop {
+            let Some(Attempt { refresh, is_joined }) = issuer.refresh_on_demand() else { return Err(known) };
+            let is_refreshed = timeout_at(deadline, refresh).await.is_ok_and(|is_refreshed| is_refreshed);
+            let Some(keys) = issuer.keys() else { return Err(Failure::KeysUnavailable) };
+            match parsed.verify(&keys) {
+                Ok(()) => return Ok(keys),
+                Err(Reason::UnknownKey) if !is_refreshed => return Err(Failure::KeysUnavailable),
+                // It was asked before the token came, and the key may be younger than that.
+                Err(Reason::UnknownKey) if is_joined => {}
+                Err(reason) => return Err(Failure::Refused(reason)),
+            }
         }
     }
 
@@ -285,7 +320,10 @@ impl<'a> Parsed<'a> {
             if key.verifies(self.algorithm, self.message.as_bytes(), &self.signature) {
                 return Ok(());
             }
-            outcome = Err(if key.allows(self.algorithm) { Reason::Signature } else { Reason::Algorithm });
+            // That a key without a name is not the one that a token names tells nothing of the one that is.
+            if key.is_named() || self.key_id.is_none() {
+                outcome = Err(if key.allows(self.algorithm) { Reason::Signature } else { Reason::Algorithm });
+            }
         }
         outcome
     }
@@ -340,7 +378,9 @@ impl TryFrom<RawClaims> for Claims {
             subject: sub,
             scopes: match scope {
                 None => Vec::new(),
-                Some(OneOrMany::One(scopes)) => scopes.split(' ').map(str::to_owned).collect(),
+                Some(OneOrMany::One(scopes)) => {
+                    scopes.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect()
+                }
                 Some(OneOrMany::Many(scopes)) => scopes,
             },
             clients: [cid, client_id],

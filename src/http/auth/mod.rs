@@ -115,11 +115,23 @@ enum Reason {
     Secret,
     /// The token was not signed, or says something else than it must.
     Token(jwt::Reason),
+    /// Whether they are right cannot be told now.
+    Unavailable,
+    /// They are right, and do not allow this.
+    Role,
 }
 
 impl Reason {
     fn all() -> impl Iterator<Item = Self> {
-        let own = [Self::Missing, Self::Ambiguous, Self::Scheme, Self::Malformed, Self::Secret];
+        let own = [
+            Self::Missing,
+            Self::Ambiguous,
+            Self::Scheme,
+            Self::Malformed,
+            Self::Secret,
+            Self::Unavailable,
+            Self::Role,
+        ];
         own.into_iter().chain(jwt::Reason::ALL.map(Self::Token))
     }
 
@@ -132,6 +144,8 @@ impl Reason {
             Self::Malformed => ("secret", "malformed"),
             Self::Secret => ("secret", "wrong"),
             Self::Token(reason) => ("jwt", reason.as_str()),
+            Self::Unavailable => ("none", "unavailable"),
+            Self::Role => ("none", "role"),
         }
     }
 }
@@ -220,11 +234,19 @@ impl HookAuth {
                 Err(Denial::Refused(Reason::Secret, Some(String::from_utf8_lossy(name).into_owned())))
             }
             (Authorization::Scheme("bearer", token), Some(jwt)) => Ok(jwt.verify(token, service.now()).await?),
-            (Authorization::Absent | Authorization::Scheme(..), _) if self.allow_anonymous => Ok(()),
+            (Authorization::Absent, _) if self.allow_anonymous => Ok(()),
+            // Where no credentials are taken, those that Access may show all the same are not looked at.
+            (Authorization::Scheme(..), None) if self.allow_anonymous && self.basic.is_empty() => Ok(()),
             (Authorization::Absent, _) => Err(Reason::Missing.into()),
             (Authorization::Scheme(..), _) => Err(Reason::Scheme.into()),
             (Authorization::Ambiguous, _) => Err(Reason::Ambiguous.into()),
         }
+    }
+
+    /// Whether those who come can be told from others: not while tokens are all there is, and there are no keys yet.
+    fn is_ready(&self) -> bool {
+        let is_other = self.allow_anonymous || !self.basic.is_empty();
+        is_other || self.jwt.as_ref().is_none_or(|jwt| jwt.is_ready())
     }
 
     /// How to authenticate, for whoever has not (RFC 9110 section 11.6.1).
@@ -351,6 +373,19 @@ impl Gate {
         Self { hooks, management, service, guard }
     }
 
+    /// Whether Access can be told from others.
+    pub fn is_ready(&self) -> bool {
+        self.hooks.is_ready()
+    }
+
+    /// Waits until the issuers of tokens for the hooks were asked for their keys once, whatever came of it: the first
+    /// request of Access need not wait.
+    pub async fn begun(&self) {
+        if let Some(jwt) = &self.hooks.jwt {
+            jwt.begun().await;
+        }
+    }
+
     /// Checks that a request may call an operation, and gives the name of the credential that lets it.
     ///
     /// # Errors
@@ -370,6 +405,10 @@ impl Gate {
                 if caller.role >= Some(needed) {
                     return Ok(caller.name);
                 }
+                let (method, reason) = Reason::Role.labels();
+                self.service.metrics().count_denial(Surface::Management.as_str(), method, reason);
+                let request_id = shown.request_id.to_str().unwrap_or_default();
+                tracing::info!(actor = caller.name, needed = needed.as_str(), request_id, "a role was missing");
                 Err(forbidden(format!("This needs the role `{}`.", needed.as_str())))
             }
             None => Err(forbidden("No credential allows this.".to_owned())),
@@ -378,9 +417,9 @@ impl Gate {
 
     /// Counts and logs that somebody was not let in. The log gets the reason, the caller does not.
     fn deny(&self, surface: Surface, denial: Denial, shown: Shown<'_>) -> Problem {
-        let (reason, name) = match denial {
-            Denial::Refused(reason, name) => (reason, name),
-            Denial::Unavailable(problem) => return *problem,
+        let (reason, name, unavailable) = match denial {
+            Denial::Refused(reason, name) => (reason, name, None),
+            Denial::Unavailable(problem) => (Reason::Unavailable, None, Some(problem)),
         };
         let (method, label) = reason.labels();
         self.service.metrics().count_denial(surface.as_str(), method, label);
@@ -389,33 +428,41 @@ impl Gate {
             _ => Attempt::Other,
         };
         let source = self.guard.source(shown.peer, shown.headers);
-        let counted = self.guard.fail(source, attempt, Instant::now());
-        if counted.is_ok() {
+        let verdict = self.guard.fail(source, attempt, Instant::now());
+        if verdict.is_heard {
             let (surface, source) = (surface.as_str(), source.map(tracing::field::display));
             let request_id = shown.request_id.to_str().unwrap_or_default();
             tracing::warn!(surface, method, reason = label, source, request_id, "credentials were refused");
         }
-        match counted {
-            Err(pause) if reason == Reason::Secret => too_many_failures(pause),
-            _ => unauthorized(match surface {
-                Surface::Hooks => self.hooks.challenge(),
-                Surface::Management => ManagementAuth::challenge(reason == Reason::Missing),
-            }),
+        if let Some(problem) = unavailable {
+            return *problem;
         }
+        if reason == Reason::Secret && !verdict.pause.is_zero() {
+            return too_many_failures(verdict.pause);
+        }
+        unauthorized(match surface {
+            Surface::Hooks => self.hooks.challenge(),
+            Surface::Management => ManagementAuth::challenge(reason == Reason::Missing),
+        })
     }
 }
 
 /// What a credential is for, as metrics and the log name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Surface {
+pub enum Surface {
+    /// What Access calls.
     Hooks,
+    /// What billing and support call.
     Management,
 }
 
 impl Surface {
-    const ALL: [Self; 2] = [Self::Hooks, Self::Management];
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Hooks, Self::Management];
 
-    fn as_str(self) -> &'static str {
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Hooks => "hooks",
             Self::Management => "management",
@@ -464,9 +511,13 @@ fn unauthorized(challenge: HeaderValue) -> Problem {
         .with_header(header::WWW_AUTHENTICATE, challenge)
 }
 
-/// A caller of the hooks whose credentials the router has checked.
+/// A caller of the hooks whose credentials the router has checked, and how long that took.
 #[derive(Debug)]
-pub struct HookCaller;
+pub struct HookCaller(pub Duration);
+
+/// How long the credentials of a request took to be checked: it is part of the time that a hook has.
+#[derive(Debug, Clone, Copy)]
+pub struct Waited(pub Duration);
 
 /// A caller of the management API whose credentials the router has checked.
 #[derive(Debug)]
@@ -497,7 +548,7 @@ impl Method {
 }
 
 macro_rules! security_schemes {
-    ($caller:ty, $methods:expr, |$origin:ident| $admit:expr) => {
+    ($caller:ty, $methods:expr, |$request:ident| $admit:expr) => {
         impl<'a> ApiExtractor<'a> for $caller {
             const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
             type ParamType = ();
@@ -520,7 +571,8 @@ macro_rules! security_schemes {
                 _: ExtractParamOptions<()>,
             ) -> Result<Self> {
                 // Only the router puts an origin there; a request that came another way is nobody's.
-                let $origin = request.data::<Origin>().ok_or_else(|| Problem::of_status(StatusCode::FORBIDDEN))?;
+                request.data::<Origin>().ok_or_else(|| Problem::of_status(StatusCode::FORBIDDEN))?;
+                let $request = request;
                 Ok($admit)
             }
         }
@@ -549,5 +601,9 @@ const MANAGEMENT_METHODS: [Method; 1] = [Method {
     description: "A token of the management API, or one of the OpenID provider that the service is configured with.",
 }];
 
-security_schemes!(HookCaller, HOOK_METHODS, |_origin| Self);
-security_schemes!(ManagementCaller, MANAGEMENT_METHODS, |origin| Self(origin.clone()));
+security_schemes!(HookCaller, HOOK_METHODS, |request| Self(
+    request.data::<Waited>().map_or(Duration::ZERO, |waited| waited.0)
+));
+security_schemes!(ManagementCaller, MANAGEMENT_METHODS, |request| Self(
+    request.data::<Origin>().cloned().ok_or_else(|| Problem::of_status(StatusCode::FORBIDDEN))?
+));
