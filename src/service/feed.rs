@@ -333,8 +333,17 @@ impl Feed {
             tokio::time::sleep(PRUNE_INTERVAL).await;
             let before = self.clock.now() - TimeDelta::days(KEEP_CHANGES_DAYS);
             // A batch a time, so that no transaction grows long.
-            while let Ok(1..) = store::change::prune(self.ground.database.writers(), before).await {
-                tokio::time::sleep(POLL_GAP).await;
+            loop {
+                match store::change::prune(self.ground.database.writers(), before).await {
+                    Ok(0) => break,
+                    Ok(_) => tokio::time::sleep(POLL_GAP).await,
+                    Err(error) => {
+                        // An outage shows elsewhere, too; a role that may not delete shows here alone.
+                        self.ground.metrics.count_database_error(&error);
+                        tracing::warn!(error = super::chain(&error), "old changes cannot be pruned");
+                        break;
+                    }
+                }
             }
         }
     }
