@@ -24,6 +24,7 @@ mod operations;
 mod outage;
 mod process;
 mod proxy;
+mod roles;
 mod schema;
 mod server;
 mod subscription;

@@ -16,7 +16,9 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::{HeaderMap, Method, Request, StatusCode, header::HeaderName};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use ipnet::IpNet;
-use sea_orm::{ConnectOptions, ConnectionTrait as _, DatabaseConnection, Statement, TryGetable, sqlx};
+use sea_orm::{
+    ConnectOptions, ConnectionTrait as _, DatabaseConnection, DbErr, RuntimeErr, Statement, TryGetable, sqlx,
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -129,6 +131,7 @@ pub struct TestDatabase {
     pub url: String,
     name: String,
     services: Mutex<Vec<Arc<Service>>>,
+    roles: Mutex<Vec<String>>,
 }
 
 /// Runs a test on a database of its own, and removes the database afterwards.
@@ -170,7 +173,7 @@ impl TestDatabase {
                 format!("{base}/{name}{query}")
             }
         };
-        Self { backend, url, name, services: Mutex::default() }
+        Self { backend, url, name, services: Mutex::default(), roles: Mutex::default() }
     }
 
     async fn remove(&self) {
@@ -186,8 +189,29 @@ impl TestDatabase {
             Backend::Postgres => {
                 let drop = format!("DROP DATABASE {} WITH (FORCE)", self.name);
                 execute_on_server(&postgres_url(), &drop).await;
+                let roles = std::mem::take(&mut *self.roles.lock().expect("no test holds it"));
+                if !roles.is_empty() {
+                    // After the database, in which they own and may do what keeps a role from being dropped.
+                    let drop = format!("DROP ROLE IF EXISTS {}", roles.join(", "));
+                    execute_on_server(&postgres_url(), &drop).await;
+                }
             }
         }
+    }
+
+    /// The name of a role of this test alone, which goes with the database: roles belong to the whole server.
+    pub fn role(&self, word: &str) -> String {
+        let role = format!("{}_{word}", self.name);
+        self.roles.lock().expect("no test holds it").push(role.clone());
+        role
+    }
+
+    /// The address of the Postgres database for a role, whose password is its name.
+    pub fn url_as(&self, role: &str) -> String {
+        let (scheme, rest) = self.url.split_once("://").expect("an address");
+        let (authority, database) = rest.split_once('/').expect("a database");
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        format!("{scheme}://{role}:{role}@{host}/{database}")
     }
 
     /// Opens the database, and brings its tables up to date.
@@ -265,6 +289,24 @@ impl ByHand {
     /// Runs statements, and tells how many rows they touched.
     pub async fn run(&self, sql: &str) -> u64 {
         self.0.execute_unprepared(sql).await.expect("done").rows_affected()
+    }
+
+    /// Tries statements, and answers the SQLSTATE with which they were refused, if they were.
+    pub async fn refusal(&self, sql: &str) -> Option<String> {
+        match self.0.execute_unprepared(sql).await {
+            Ok(_) => None,
+            Err(DbErr::Exec(RuntimeErr::SqlxError(error))) => {
+                Some(error.as_database_error().and_then(sqlx::error::DatabaseError::code).expect("a code").into_owned())
+            }
+            Err(error) => panic!("{sql}: {error}"),
+        }
+    }
+
+    /// Asks for the first column of some rows.
+    pub async fn column<T: TryGetable>(&self, sql: &str) -> Vec<T> {
+        let statement = Statement::from_string(self.0.get_database_backend(), sql);
+        let rows = self.0.query_all_raw(statement).await.expect("an answer");
+        rows.iter().map(|row| row.try_get_by_index(0).expect("a value")).collect()
     }
 
     /// Asks for one value.
