@@ -49,8 +49,8 @@ by the variable with _FILE appended, whose content is taken without the line bre
                            a second password, taken as well as the first while it is exchanged
   TOLLGATE_HOOK_NEXT_USERNAME
                            its user name [default: that of the first]
-  TOLLGATE_ADMIN_TOKEN     the bearer token of the bootstrap administrator; without it the API takes those alone that
-                           `tollgate token create` makes
+  TOLLGATE_ADMIN_TOKEN     the bearer token of the bootstrap administrator; without it the API takes tokens that Tollgate
+                           has made, and those of an OpenID provider
 
 Durations are an integer and `ms`, `s`, `m` or `h`.";
 
