@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 use tollgate::http::auth::{HookAuth, guard::Allowance};
 
 use crate::{
-    issuer::{AUDIENCE, ISSUER, Issuer, SCOPE, SigningKey, claims, claims_with},
+    issuer::{ACCESS_CLIENT, AUDIENCE, ISSUER, Issuer, SCOPE, SigningKey, claims, claims_with},
     support::{
-        ACCESS_CLIENT, ACCESS_TOKEN, ADMIN_CREDENTIALS, Answer, App, ByHand, HOOK_CREDENTIALS, JSON, Options,
-        TestDatabase, Trust, on_both, only_on,
+        ACCESS_TOKEN, ADMIN_CREDENTIALS, Answer, App, ByHand, HOOK_CREDENTIALS, JSON, Options, TestDatabase, Trust,
+        on_both, only_on,
     },
 };
 

@@ -1,4 +1,5 @@
-//! An issuer of tokens, as Access is one: it signs, publishes its keys, exchanges them, goes down and comes back.
+//! An issuer of tokens, as Access is one: it signs, publishes its keys, exchanges them, goes down and comes back. The
+//! soak uses it, too.
 
 use std::{
     sync::{
@@ -26,17 +27,13 @@ use tokio::{
     task::JoinSet,
     time::sleep,
 };
-use tollgate::http::auth::{
-    issuer::{Address, Pace, Source},
-    jwt::Patience,
-};
-
-use crate::support::{ACCESS_CLIENT, Trust};
 
 /// What the issuer of the tests calls itself.
 pub const ISSUER: &str = "https://tenant.example.com/oauth";
 /// Whom its tokens are for.
 pub const AUDIENCE: &str = "https://hooks.example.com";
+/// The client that Access calls its hooks as.
+pub const ACCESS_CLIENT: &str = "onewelcomeAccessWebHookClient";
 /// The scope that every token of Access for a hook has.
 pub const SCOPE: &str = "onewelcome_webhooks";
 
@@ -274,24 +271,6 @@ impl Issuer {
     /// How many bytes were taken from it.
     pub fn written(&self) -> usize {
         self.written.load(Ordering::SeqCst)
-    }
-
-    /// A service that believes its tokens: it asks for keys at its start, and again only for a token that needs it.
-    pub fn trust(&self) -> Trust {
-        let keys = Address::parse(&format!("{}/oauth/v1/keys", self.base)).expect("an address");
-        let hour = Duration::from_hours(1);
-        Trust {
-            issuers: vec![(ISSUER.to_owned(), Source::At(keys))],
-            audiences: vec![AUDIENCE.to_owned()],
-            pace: Pace {
-                interval: hour,
-                retry: hour,
-                refill: hour,
-                timeout: Duration::from_secs(10),
-                ..Pace::default()
-            },
-            patience: Patience { limit: Duration::from_secs(10), places: 200 },
-        }
     }
 }
 

@@ -18,10 +18,10 @@ use tollgate::http::auth::{
 };
 
 use crate::{
-    issuer::{AUDIENCE, ISSUER, Issuer, Mode, SCOPE, SigningKey, claims, claims_with, part},
+    issuer::{ACCESS_CLIENT, AUDIENCE, ISSUER, Issuer, Mode, SCOPE, SigningKey, claims, claims_with, part},
     support::{
-        ACCESS_CLIENT, ACCESS_TOKEN, Answer, App, HOOK_CREDENTIALS, JSON, LEEWAY, MICROSECOND, Options, TOKEN, Trust,
-        eventually, instant, measured, on_both, only_on,
+        ACCESS_TOKEN, Answer, App, HOOK_CREDENTIALS, JSON, LEEWAY, MICROSECOND, Options, TOKEN, Trust, eventually,
+        instant, measured, on_both, only_on,
     },
 };
 

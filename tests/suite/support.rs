@@ -35,7 +35,7 @@ use tollgate::{
         auth::{
             self, Gate, HookAuth, ManagementAuth,
             guard::{Allowance, Guard},
-            issuer::{Issuer, KeyClient, Pace, Source},
+            issuer::{Address, Issuer, KeyClient, Pace, Source},
             jwt::{Accept, Patience, Verifier},
         },
         router::{Readiness, Router, Surface},
@@ -45,6 +45,8 @@ use tollgate::{
     service::{Clock, FeedSettings, Metrics, Policy, Service},
     store::{self, Database, database::ConnectError, lane::Connection},
 };
+
+use crate::issuer::{self, ACCESS_CLIENT, AUDIENCE, ISSUER};
 
 /// How long what a test stands on may take to come, on a machine that does much else.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -368,9 +370,6 @@ async fn execute_on_server(url: &str, statement: &str) {
     connection.close().await.expect("closed");
 }
 
-/// The client that Access calls its hooks as.
-pub const ACCESS_CLIENT: &str = "onewelcomeAccessWebHookClient";
-
 /// Whose tokens a test's service believes.
 #[derive(Debug, Clone)]
 pub struct Trust {
@@ -392,6 +391,26 @@ impl Trust {
         };
         let issuers = self.issuers.iter().map(issuer).collect();
         Verifier::new(issuers, self.audiences.clone(), LEEWAY, self.patience, accept)
+    }
+}
+
+impl issuer::Issuer {
+    /// A service that believes its tokens: it asks for keys at its start, and again only for a token that needs it.
+    pub fn trust(&self) -> Trust {
+        let keys = Address::parse(&format!("{}/oauth/v1/keys", self.base)).expect("an address");
+        let hour = Duration::from_hours(1);
+        Trust {
+            issuers: vec![(ISSUER.to_owned(), Source::At(keys))],
+            audiences: vec![AUDIENCE.to_owned()],
+            pace: Pace {
+                interval: hour,
+                retry: hour,
+                refill: hour,
+                timeout: Duration::from_secs(10),
+                ..Pace::default()
+            },
+            patience: Patience { limit: Duration::from_secs(10), places: 200 },
+        }
     }
 }
 
