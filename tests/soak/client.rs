@@ -25,6 +25,10 @@ use crate::measure::{Times, duration};
 
 /// The scope under subscription that most rows ask for.
 pub const SCOPE: &str = "soak";
+/// The path of the hook.
+const HOOK: &str = "/v1/customize-access-token";
+/// The credentials of the hooks.
+const BASIC: &str = "Basic aG9vazpob29r";
 /// How long a caller waits, far longer than anything is promised to take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -145,8 +149,12 @@ impl Caller {
 
     /// Asks the hook whether a user may have the scope under subscription.
     pub async fn ask(&self, user: &str) -> Result<Reply, Failure> {
-        let body = format!(r#"{{"user":{{"id":"{user}"}},"client":{{"id":"c"}},"scopes":["{SCOPE}"]}}"#);
-        self.send(Method::POST, "/v1/customize-access-token", "Basic aG9vazpob29r", Some(body)).await
+        self.ask_with(user, BASIC).await
+    }
+
+    /// The same with other credentials.
+    pub async fn ask_with(&self, user: &str, credentials: &str) -> Result<Reply, Failure> {
+        self.send(Method::POST, HOOK, credentials, Some(question(user))).await
     }
 
     /// Asks the management API.
@@ -172,6 +180,11 @@ fn connector() -> HttpConnector {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
     connector
+}
+
+/// What the hook is asked: whether a user may have the scope under subscription.
+fn question(user: &str) -> String {
+    format!(r#"{{"user":{{"id":"{user}"}},"client":{{"id":"c"}},"scopes":["{SCOPE}"]}}"#)
 }
 
 /// A subscription without end.
@@ -213,12 +226,23 @@ impl Load {
         pause: Duration,
         next: impl Fn(u64) -> (String, bool) + Clone + Send + 'static,
     ) -> Self {
+        Self::start_with(address, callers, pause, |_| BASIC.to_owned(), next)
+    }
+
+    /// The same with credentials that may differ from one request to the next.
+    pub fn start_with(
+        address: SocketAddr,
+        callers: u32,
+        pause: Duration,
+        credentials: impl Fn(u64) -> String + Clone + Send + 'static,
+        next: impl Fn(u64) -> (String, bool) + Clone + Send + 'static,
+    ) -> Self {
         let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut tasks = JoinSet::new();
         for number in 0..callers {
             // Each has a connection of its own, so that none needs another one later.
-            let (stop, count, caller, next) =
-                (Arc::clone(&stop), Arc::clone(&count), Caller::new(address), next.clone());
+            let (stop, count, caller) = (Arc::clone(&stop), Arc::clone(&count), Caller::new(address));
+            let (credentials, next) = (credentials.clone(), next.clone());
             tasks.spawn(async move {
                 let mut seen = Vec::new();
                 // Spread, so that they do not all ask at the same instants.
@@ -226,9 +250,10 @@ impl Load {
                 ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
                 while !stop.load(Ordering::Relaxed) {
                     ticks.tick().await;
-                    let (user, expected) = next(count.fetch_add(1, Ordering::Relaxed));
+                    let number = count.fetch_add(1, Ordering::Relaxed);
+                    let ((user, expected), credentials) = (next(number), credentials(number));
                     let at = Instant::now();
-                    let reply = caller.ask(&user).await;
+                    let reply = caller.ask_with(&user, &credentials).await;
                     let right = match &reply {
                         Ok(reply) if reply.status == 200 => reply.kept() == Some(expected),
                         Ok(reply) => reply.is_unavailable(),

@@ -325,6 +325,16 @@ impl Tollgate {
         let ticks = |index: usize| -> anyhow::Result<u64> { Ok(fields.get(index).context("a field")?.parse()?) };
         Ok(Duration::from_millis(10 * (ticks(11)? + ticks(12)?)))
     }
+
+    /// The memory that it has resident now, and had at most, in kilobytes.
+    pub fn resident(&self) -> anyhow::Result<(u64, u64)> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let kilobytes = |name: &str| -> anyhow::Result<u64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).with_context(|| name.to_owned())?;
+            Ok(line.trim().trim_end_matches(" kB").parse()?)
+        };
+        Ok((kilobytes("VmRSS:")?, kilobytes("VmHWM:")?))
+    }
 }
 
 impl Drop for Tollgate {

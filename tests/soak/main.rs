@@ -12,12 +12,16 @@ mod crash;
 mod database;
 mod harness;
 mod inside;
+#[path = "../suite/issuer.rs"]
+#[expect(dead_code, reason = "the suite uses the rest")]
+mod issuer;
 mod load;
 mod measure;
 mod outage;
 mod proxy;
 mod race;
 mod strain;
+mod tokens;
 
 use std::{pin::Pin, process::ExitCode, sync::Arc, time::Instant};
 
@@ -131,6 +135,18 @@ fn rows() -> Vec<Row> {
         ),
         Row::new("F11-sqlite", "windows opening and closing, SQLite", windows, |g| inside::boundaries(g, Sqlite)),
         Row::new("F11-postgres", "windows opening and closing, Postgres", windows, |g| inside::boundaries(g, Postgres)),
+        Row::new(
+            "F12",
+            "the issuer's keys cannot be had: down, slow, garbage, 50 MB, redirecting",
+            "every good token taken; no request waits longer than 2 s; memory flat; a new key known within 30 s after",
+            tokens::endpoint_fails,
+        ),
+        Row::new(
+            "F13",
+            "keys rotate, overlapping and abruptly; 5,000 random key ids a second",
+            "a new key taken within 2 s while the refresh budget lasts, else within 30 s; every good token taken; the issuer asked within the budget; a withdrawn key's token refused within a minute",
+            tokens::rotation,
+        ),
         Row::new(
             "F14",
             "10,000 cold subjects at once; one hot key",
