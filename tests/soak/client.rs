@@ -26,9 +26,9 @@ use crate::measure::{Times, duration};
 /// The scope under subscription that most rows ask for.
 pub const SCOPE: &str = "soak";
 /// The path of the hook.
-const HOOK: &str = "/v1/customize-access-token";
+pub const HOOK: &str = "/v1/customize-access-token";
 /// The credentials of the hooks.
-const BASIC: &str = "Basic aG9vazpob29r";
+pub const BASIC: &str = "Basic aG9vazpob29r";
 /// How long a caller waits, far longer than anything is promised to take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -183,7 +183,7 @@ fn connector() -> HttpConnector {
 }
 
 /// What the hook is asked: whether a user may have the scope under subscription.
-fn question(user: &str) -> String {
+pub fn question(user: &str) -> String {
     format!(r#"{{"user":{{"id":"{user}"}},"client":{{"id":"c"}},"scopes":["{SCOPE}"]}}"#)
 }
 

@@ -46,12 +46,12 @@ fn good_claims(number: u64) -> Value {
 }
 
 /// The credentials with a token of a key, unlike those of another number.
-fn bearer(key: &SigningKey, number: u64) -> String {
+pub fn bearer(key: &SigningKey, number: u64) -> String {
     format!("Bearer {}", key.sign(&good_claims(number)))
 }
 
 /// A service that takes the tokens of an issuer at its hooks, and knows its keys.
-async fn trusting(ground: &Ground, issuer: &Issuer, methods: &str) -> anyhow::Result<Tollgate> {
+pub async fn trusting(ground: &Ground, issuer: &Issuer, methods: &str) -> anyhow::Result<Tollgate> {
     let folder = ground.folder("tokens")?;
     let url = ground.database().await?;
     let launch = Launch::new(&folder, &url)?
