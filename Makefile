@@ -22,7 +22,7 @@ run: ## Build and serve with demonstration data (PROFILE=release for an optimise
 test: ## Run all tests, with a Postgres server of their own unless TEST_DATABASE_URL names one
 	tests/with-postgres cargo test --workspace --locked
 
-soak: ## Try the promises under faults, 27 minutes; ROWS='F1 F9 --quick' for some rows, or a small version
+soak: ## Try the promises under faults, 28 minutes; ROWS='F1 F9 --quick' for some rows, or a small version
 	tests/with-postgres cargo test --locked --profile $(if $(filter dev,$(PROFILE)),test,$(PROFILE)) --test soak -- $(ROWS)
 
 check: ## Check format, lints and the documentation's links

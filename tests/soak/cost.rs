@@ -21,7 +21,7 @@ use crate::{
 const CONNECTIONS: usize = 8;
 /// The header of the credentials.
 const AUTHORIZATION: &str = "Authorization";
-/// What a token that was verified before may cost, in shares of a request without credentials.
+/// What a request with a token that was verified before may cost, in shares of the same request with the token unread.
 const MOST: f64 = 1.03;
 
 /// A connection that is kept, with little between it and the bytes.
@@ -159,6 +159,7 @@ pub async fn authentication(ground: Arc<Ground>) -> anyhow::Result<Report> {
     // There and back, so that what gets slower meanwhile does so for all.
     let mut alone = Sample::default();
     let mut ratios: [Sample; 4] = Default::default();
+    let mut checked = Sample::default();
     for _ in 0..rounds {
         let mut times = [0.0; 5];
         for place in (0..5).chain((0..5).rev()) {
@@ -168,6 +169,7 @@ pub async fn authentication(ground: Arc<Ground>) -> anyhow::Result<Report> {
         for (ratio, time) in ratios.iter_mut().zip(&times[1..]) {
             ratio.0.push(time / times[0]);
         }
+        checked.0.push(times[2] / times[3]);
     }
     let [basic, cached, received, nothing] = ratios;
     let mut by_first = Sample::default();
@@ -194,11 +196,12 @@ pub async fn authentication(ground: Arc<Ground>) -> anyhow::Result<Report> {
     report.figure(format!("Basic: {}", basic.told()));
     report.figure(format!("a token of {} bytes seen before: {}", token.len() - "Bearer ".len(), cached.told()));
     report.figure(format!("of that, to receive as much: {}; nothing at all: {}", received.told(), nothing.told()));
+    report.figure(format!("so to check it, compared with the same request unread: {}", checked.told()));
     report.figure(format!("seen for the first time: {}", by_first.told()));
-    if (cached.median() - MOST).abs() < cached.uncertainty() {
+    if (checked.median() - MOST).abs() < checked.uncertainty() {
         report.figure("the machine was too noisy to tell whether that is less than 1.03");
     }
-    report.require(!is_optimised || cached.median() < MOST, "a token seen before costs less than 3 %");
+    report.require(!is_optimised || checked.median() < MOST, "checking a token seen before costs less than 3 %");
     Ok(report)
 }
 

@@ -196,7 +196,7 @@ fn rows() -> Vec<Row> {
         Row::new(
             "AUTH",
             "hooks with credentials, of which none, Basic and a token are compared",
-            "a token seen before costs less than 3 % of the processor time of a request (needs PROFILE=release)",
+            "to check a token seen before costs less than 3 % of a request's processor time (needs PROFILE=release)",
             cost::authentication,
         ),
     ]

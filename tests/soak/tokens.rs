@@ -62,7 +62,7 @@ pub async fn trusting(ground: &Ground, issuer: &Issuer, methods: &str) -> anyhow
     let (tollgate, _) = launch.start_ready().await?;
     tollgate.caller().register(SCOPE).await?;
     Sql::connect(&url).await?.seed("h-", 50).await?;
-    let (start, keys) = (Instant::now(), format!(r#"tollgate_jwt_keys{{issuer="{ISSUER}"}}"#));
+    let (start, keys) = (Instant::now(), format!(r#"tollgate_jwt_keys{{issuer="{ISSUER}",surface="hooks"}}"#));
     while tollgate.metric(&keys).await? < 0.5 {
         anyhow::ensure!(start.elapsed() < Duration::from_secs(10), "the keys are not read");
         tokio::time::sleep(Duration::from_millis(20)).await;

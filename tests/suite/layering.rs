@@ -389,6 +389,7 @@ fn one_noun_has_one_file_name_in_every_layer() {
                 "mod",
                 "page",
                 "problem",
+                "remembered",
                 "resource",
                 "router",
                 "server",

@@ -5,13 +5,11 @@
 //! In particular no address comes from a token: the keys are those of the issuers that the operator has named. Keys are
 //! asked for again only for a token whose every claim would be right.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwap;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
-use sha2::{Digest as _, Sha256};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
@@ -20,12 +18,11 @@ use tokio::{
 use super::{
     issuer::{Attempt, Issuer, Keys},
     jwk::Algorithm,
+    remembered::Proof,
 };
 
 /// The longest token that is looked at, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
-/// Verified tokens that are remembered. An issuer reuses a token for minutes, and has one for each of its clients.
-const MAX_VERIFIED: usize = 1024;
 
 /// Why a token is refused: for the log and the metrics, never for the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -120,16 +117,6 @@ pub struct Claims {
 /// What a caller's token is good for, from what it says; or why it is not.
 pub type Accept<T> = Box<dyn Fn(&Claims) -> Result<T, Reason> + Send + Sync>;
 
-/// A token that was verified: what it is good for, and until when that need not be asked again.
-#[derive(Clone)]
-struct Verified<T> {
-    value: T,
-    until: DateTime<Utc>,
-    issuer: usize,
-    /// The keys with which it was verified. Once the issuer has others it is asked again.
-    keys: u64,
-}
-
 /// How much waiting for keys is borne.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
@@ -148,7 +135,6 @@ pub struct Verifier<T> {
     patience: Patience,
     accept: Accept<T>,
     waiting: Semaphore,
-    verified: ArcSwap<HashMap<[u8; 32], Verified<T>>>,
 }
 
 impl<T> fmt::Debug for Verifier<T> {
@@ -157,7 +143,7 @@ impl<T> fmt::Debug for Verifier<T> {
     }
 }
 
-impl<T: Clone> Verifier<T> {
+impl<T> Verifier<T> {
     /// Takes tokens of these issuers that are meant for one of these audiences, compared exactly. `leeway` is how far
     /// the issuer's clock may be off.
     pub fn new(
@@ -167,8 +153,8 @@ impl<T: Clone> Verifier<T> {
         patience: Patience,
         accept: Accept<T>,
     ) -> Self {
-        let (waiting, verified) = (Semaphore::new(patience.places), ArcSwap::default());
-        Self { issuers, audiences, leeway, patience, accept, waiting, verified }
+        let waiting = Semaphore::new(patience.places);
+        Self { issuers, audiences, leeway, patience, accept, waiting }
     }
 
     /// Whether each issuer has had keys, so that its tokens can be told from others.
@@ -185,18 +171,14 @@ impl<T: Clone> Verifier<T> {
         }
     }
 
-    /// What a token is good for.
+    /// What a token is good for, and until when that need not be asked again.
     ///
     /// # Errors
     ///
     /// [`Failure`].
-    pub async fn verify(&self, token: &str, now: DateTime<Utc>) -> Result<T, Failure> {
+    pub async fn verify(&self, token: &str, now: DateTime<Utc>) -> Result<(T, Proof), Failure> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(Failure::Refused(Reason::TooLong));
-        }
-        let digest: [u8; 32] = Sha256::digest(token).into();
-        if let Some(value) = self.remembered(&digest, now) {
-            return Ok(value);
         }
         let parsed = Parsed::of(token).map_err(Failure::Refused)?;
         let (issuer, value, until) = self.check(&parsed.claims, now).map_err(Failure::Refused)?;
@@ -210,8 +192,8 @@ impl<T: Clone> Verifier<T> {
             },
             None => self.ask_again(issuer, false, &parsed).await?,
         };
-        self.remember(digest, &Verified { value: value.clone(), until, issuer, keys: keys.number }, now);
-        Ok(value)
+        let proof = Proof::Signed { until, issuer: Arc::clone(&self.issuers[issuer]), keys: keys.number };
+        Ok((value, proof))
     }
 
     /// Verifies a token whose key is not known with the keys that its issuer has now, and gives those.
@@ -237,29 +219,6 @@ impl<T: Clone> Verifier<T> {
                 Err(reason) => return Err(Failure::Refused(reason)),
             }
         }
-    }
-
-    fn remembered(&self, digest: &[u8; 32], now: DateTime<Utc>) -> Option<T> {
-        let verified = self.verified.load();
-        let Verified { value, until, issuer, keys } = verified.get(digest)?;
-        (now < *until && self.issuers[*issuer].number() == *keys).then(|| value.clone())
-    }
-
-    fn remember(&self, digest: [u8; 32], entry: &Verified<T>, now: DateTime<Utc>) {
-        self.verified.rcu(|verified| {
-            let is_live = |entry: &Verified<T>| now < entry.until && self.issuers[entry.issuer].number() == entry.keys;
-            let mut entries = if verified.len() < MAX_VERIFIED {
-                HashMap::clone(verified)
-            } else {
-                verified.iter().filter(|(_, entry)| is_live(entry)).map(|(key, entry)| (*key, entry.clone())).collect()
-            };
-            // Nobody has so many tokens. Were it so, each would be verified again now and then.
-            if entries.len() >= MAX_VERIFIED {
-                entries.clear();
-            }
-            entries.insert(digest, entry.clone());
-            entries
-        });
     }
 
     /// Whether what a token says would do: the issuer's place, what the token is good for, and until when.

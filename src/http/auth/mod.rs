@@ -22,6 +22,7 @@ use subtle::ConstantTimeEq as _;
 use self::{
     guard::{Attempt, Guard},
     jwt::{Accept, Verifier},
+    remembered::{Proof, Remembered},
 };
 use super::problem::Problem;
 use crate::{
@@ -33,6 +34,7 @@ pub mod guard;
 pub mod issuer;
 pub mod jwk;
 pub mod jwt;
+pub mod remembered;
 
 /// What stands before the subject of a token of an OpenID provider where a change is recorded. No name of a token of
 /// ours has a colon.
@@ -222,21 +224,37 @@ impl HookAuth {
 
     /// Checks the credentials of a request. The scheme of the header chooses the method, and a method that fails is
     /// final: the request falls through to no other, and not to none.
-    async fn check(&self, headers: &HeaderMap, service: &Service) -> Checked<()> {
+    async fn check(&self, headers: &HeaderMap, service: &Service, remembered: &Remembered<()>) -> Checked<()> {
+        let line = only_line(headers);
+        if line.is_some_and(|line| remembered.find(line, || service.now()).is_some()) {
+            return Ok(());
+        }
+        let proof = self.verify(headers, service).await?;
+        if let (Some(proof), Some(line)) = (proof, line) {
+            remembered.add(line, &(), &proof, service.now());
+        }
+        Ok(())
+    }
+
+    /// The same, for credentials that were not seen before; until when they need not be looked at again, if they had to.
+    async fn verify(&self, headers: &HeaderMap, service: &Service) -> Checked<Option<Proof>> {
         match (authorization(headers), &self.jwt) {
             (Authorization::Scheme("basic", credentials), _) if !self.basic.is_empty() => {
                 let credentials = STANDARD.decode(credentials).map_err(|_| Reason::Malformed)?;
                 // All are compared, so that the time does not tell which one was nearly right.
                 if self.basic.iter().fold(false, |matches, basic| matches | basic.matches(&credentials)) {
-                    return Ok(());
+                    return Ok(Some(Proof::Lasting));
                 }
                 let name = credentials.split(|byte| *byte == b':').next().unwrap_or_default();
                 Err(Denial::Refused(Reason::Secret, Some(String::from_utf8_lossy(name).into_owned())))
             }
-            (Authorization::Scheme("bearer", token), Some(jwt)) => Ok(jwt.verify(token, service.now()).await?),
-            (Authorization::Absent, _) if self.allow_anonymous => Ok(()),
+            (Authorization::Scheme("bearer", token), Some(jwt)) => {
+                let ((), proof) = jwt.verify(token, service.now()).await?;
+                Ok(Some(proof))
+            }
+            (Authorization::Absent, _) if self.allow_anonymous => Ok(None),
             // Where no credentials are taken, those that Access may show all the same are not looked at.
-            (Authorization::Scheme(..), None) if self.allow_anonymous && self.basic.is_empty() => Ok(()),
+            (Authorization::Scheme(..), None) if self.allow_anonymous && self.basic.is_empty() => Ok(None),
             (Authorization::Absent, _) => Err(Reason::Missing.into()),
             (Authorization::Scheme(..), _) => Err(Reason::Scheme.into()),
             (Authorization::Ambiguous, _) => Err(Reason::Ambiguous.into()),
@@ -297,7 +315,11 @@ impl ManagementAuth {
     }
 
     /// Checks the credentials of a request, and tells whose they are. The form of the token chooses the method.
-    async fn check(&self, headers: &HeaderMap, service: &Service) -> Checked<Caller> {
+    async fn check(&self, headers: &HeaderMap, service: &Service, remembered: &Remembered<Caller>) -> Checked<Caller> {
+        let line = only_line(headers).unwrap_or_default();
+        if let Some(caller) = remembered.find(line, || service.now()) {
+            return Ok(caller);
+        }
         let token = match authorization(headers) {
             Authorization::Scheme("bearer", token) => token,
             Authorization::Scheme(..) => return Err(Reason::Scheme.into()),
@@ -314,7 +336,11 @@ impl ManagementAuth {
                 let (name, role) = found.ok_or(Reason::Secret)?;
                 Ok(Caller { name: name.to_string(), role: Some(role) })
             }
-            (Some(jwt), _) if jwt::has_form(token) => Ok(jwt.verify(token, service.now()).await?),
+            (Some(jwt), _) if jwt::has_form(token) => {
+                let (caller, proof) = jwt.verify(token, service.now()).await?;
+                remembered.add(line, &caller, &proof, service.now());
+                Ok(caller)
+            }
             (_, Some(bootstrap)) if bootstrap.matches(token.as_bytes()) => {
                 Ok(Caller { name: Self::BOOTSTRAP.to_owned(), role: Some(Role::Admin) })
             }
@@ -348,6 +374,8 @@ pub struct Gate {
     management: ManagementAuth,
     service: Arc<Service>,
     guard: Guard,
+    remembered_hooks: Remembered<()>,
+    remembered_callers: Remembered<Caller>,
 }
 
 /// What a request shows of its caller.
@@ -370,7 +398,8 @@ impl Gate {
                 service.metrics().expect_denial(surface.as_str(), method, reason);
             }
         }
-        Self { hooks, management, service, guard }
+        let (remembered_hooks, remembered_callers) = Default::default();
+        Self { hooks, management, service, guard, remembered_hooks, remembered_callers }
     }
 
     /// Whether Access can be told from others.
@@ -395,12 +424,12 @@ impl Gate {
     pub async fn admit(&self, access: Option<Access>, shown: Shown<'_>) -> std::result::Result<String, Problem> {
         match access {
             Some(Access::Hook) => {
-                let checked = self.hooks.check(shown.headers, &self.service).await;
+                let checked = self.hooks.check(shown.headers, &self.service, &self.remembered_hooks).await;
                 checked.map_err(|denial| self.deny(Surface::Hooks, denial, shown))?;
                 Ok("access".to_owned())
             }
             Some(Access::Api(needed)) => {
-                let checked = self.management.check(shown.headers, &self.service).await;
+                let checked = self.management.check(shown.headers, &self.service, &self.remembered_callers).await;
                 let caller = checked.map_err(|denial| self.deny(Surface::Management, denial, shown))?;
                 if caller.role >= Some(needed) {
                     return Ok(caller.name);
@@ -491,6 +520,13 @@ enum Authorization<'a> {
     Scheme(&'static str, &'a str),
     /// More than one header, or one that is no text.
     Ambiguous,
+}
+
+/// The header, as it came, when there is exactly one.
+fn only_line(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut lines = headers.get_all(header::AUTHORIZATION).into_iter();
+    let line = lines.next()?;
+    lines.next().is_none().then(|| line.as_bytes())
 }
 
 fn authorization(headers: &HeaderMap) -> Authorization<'_> {
