@@ -476,6 +476,29 @@ async fn follow(database: &Arc<TestDatabase>, prefix: &str, wake_up: bool) {
 }
 
 only_on! { Postgres:
+    async fn tokens_that_are_made_at_the_same_moment_count_each_other(database) {
+        let app = Arc::new(database.app().await);
+        let (hand, other) = (ByHand::open(&database.url).await, ByHand::open(&database.url).await);
+        hand.run(&insert_many(database.backend, MAX_LIVE_TOKENS - 1, "2026-06-15T13:00:00+00:00")).await;
+        // Both get as far as they can before the other one is there: to recording the change.
+        hand.run("BEGIN; LOCK TABLE change IN EXCLUSIVE MODE").await;
+        let mut making = JoinSet::new();
+        for name in ["a", "b"] {
+            let app = Arc::clone(&app);
+            let body = json!({"name": name, "role": "reader", "expiresAt": null});
+            making.spawn(async move { app.call_with("POST", "/v1/tokens", &body).await.status.as_u16() });
+        }
+        let waiting = "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database \
+            WHERE NOT granted AND datname = current_database()";
+        eventually!("both wait", BOUND, other.ask::<i64>(waiting).await == 2);
+        hand.run("COMMIT").await;
+        let mut statuses = making.join_all().await;
+        statuses.sort_unstable();
+        assert_eq!(statuses, [201, 409]);
+    }
+}
+
+only_on! { Postgres:
     async fn another_replica_hears_of_a_token_and_of_its_end(database) {
         follow(&database, "woken", true).await;
         follow(&database, "unwoken", false).await;
