@@ -8,6 +8,7 @@ pub mod decision;
 pub mod entitlement;
 pub mod facts;
 pub mod life;
+pub mod period;
 pub mod scope;
 pub mod subject;
 pub mod subscription;

@@ -64,11 +64,30 @@ impl Window {
         }
     }
 
+    /// Whether the window holds `now`.
+    #[must_use]
+    pub fn contains(&self, now: DateTime<Utc>) -> bool {
+        self.position(now) == Position::Within
+    }
+
     /// The part of the window before `cut`; none when nothing is left.
     #[must_use]
     pub fn before(&self, cut: DateTime<Utc>) -> Option<Self> {
         let until = self.until.map_or(cut, |until| until.min(cut));
         Self::new(self.from, Some(until)).ok()
+    }
+
+    /// The part of the window from `cut` on; none when nothing is left.
+    #[must_use]
+    pub fn from_on(&self, cut: DateTime<Utc>) -> Option<Self> {
+        Self::new(self.from.max(cut), self.until).ok()
+    }
+
+    /// The window with another end, or none; nothing when that is not later than its own.
+    #[must_use]
+    pub fn prolonged(&self, until: Option<DateTime<Utc>>) -> Option<Self> {
+        let end = self.until?;
+        until.is_none_or(|until| end < until).then_some(Self { until, ..*self })
     }
 
     /// The first instant after `now` that no window of the unbroken run around `now` holds.
@@ -135,6 +154,30 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_is_left_from_a_cut_on_is_exactly_the_instants_from_there() {
+        for from in 0..4 {
+            for until in [None, Some(from + 1), Some(from + 3)] {
+                for (cut, now) in (0..8).flat_map(|cut| (0..8).map(move |now| (cut, now))) {
+                    let whole = window((from, until));
+                    let held = whole.from_on(at(cut)).is_some_and(|left| left.contains(at(now)));
+                    assert_eq!(held, cut <= now && whole.contains(at(now)), "[{from}, {until:?}) from {cut} at {now}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_window_is_prolonged_by_a_later_end_alone() {
+        let later = |until: Option<i64>, end: Option<i64>| window((1, until)).prolonged(end.map(at));
+        assert_eq!(later(Some(3), Some(4)), Some(window((1, Some(4)))));
+        assert_eq!(later(Some(3), None), Some(window((1, None))));
+        for (until, end) in [(Some(3), Some(3)), (Some(3), Some(2)), (Some(3), Some(0)), (None, Some(9)), (None, None)]
+        {
+            assert_eq!(later(until, end), None, "{until:?} {end:?}");
         }
     }
 
