@@ -17,6 +17,12 @@ pub struct Model {
     pub valid_from: DateTimeUtc,
     /// The first instant after its window; null when open-ended.
     pub valid_until: Option<DateTimeUtc>,
+    /// The first instant after the grace that follows its window; null when there is none.
+    pub grace_until: Option<DateTimeUtc>,
+    /// The first instant of its pause.
+    pub paused_from: Option<DateTimeUtc>,
+    /// The first instant after its pause; null when there is none, or nobody has resumed it yet.
+    pub paused_until: Option<DateTimeUtc>,
     /// The first instant at which it is canceled.
     pub canceled_at: Option<DateTimeUtc>,
     /// When it was deleted; a deleted one counts in no decision and shows in no answer.

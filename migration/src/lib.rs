@@ -17,6 +17,7 @@ mod m20261122_000001_create_catalogue;
 mod m20261122_000002_create_subscription;
 mod m20261122_000003_create_change;
 mod m20261122_000004_create_token;
+mod m20261122_000005_add_pause_and_grace;
 
 /// All steps, in order.
 #[derive(Debug)]
@@ -30,6 +31,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261122_000002_create_subscription::Migration),
             Box::new(m20261122_000003_create_change::Migration),
             Box::new(m20261122_000004_create_token::Migration),
+            Box::new(m20261122_000005_add_pause_and_grace::Migration),
         ]
     }
 }

@@ -42,8 +42,12 @@ pub enum Reason {
     Unmanaged,
     /// Everyone who must hold it has an active subscription.
     Active,
+    /// Everyone who must hold it does so, one of them in the grace after a window.
+    Grace,
     /// It would have been removed, but its rule is not enforced.
     NotEnforced,
+    /// The subscription is paused.
+    Paused,
     /// The subscription has not begun.
     Scheduled,
     /// The subscription was canceled.
@@ -60,10 +64,12 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Unmanaged,
         Self::Active,
+        Self::Grace,
         Self::NotEnforced,
+        Self::Paused,
         Self::Scheduled,
         Self::Canceled,
         Self::Expired,
@@ -78,7 +84,9 @@ impl Reason {
         match self {
             Self::Unmanaged => "unmanaged",
             Self::Active => "active",
+            Self::Grace => "grace",
             Self::NotEnforced => "not_enforced",
+            Self::Paused => "paused",
             Self::Scheduled => "scheduled",
             Self::Canceled => "canceled",
             Self::Expired => "expired",
@@ -93,6 +101,8 @@ impl From<Standing> for Reason {
     fn from(standing: Standing) -> Self {
         match standing {
             Standing::Active => Self::Active,
+            Standing::Grace => Self::Grace,
+            Standing::Paused => Self::Paused,
             Standing::Scheduled => Self::Scheduled,
             Standing::Canceled => Self::Canceled,
             Standing::Expired => Self::Expired,
@@ -206,7 +216,7 @@ pub fn decide<'a>(
 
 fn managed(scope: &str, rule: Rule, on_unknown: OnUnknown, held: Reason) -> Result<Outcome<'_>, Undecidable> {
     let kept = match (held, rule.enforced, on_unknown) {
-        (Reason::Active, _, _) | (Reason::Unknown, true, OnUnknown::Keep) => true,
+        (Reason::Active | Reason::Grace, _, _) | (Reason::Unknown, true, OnUnknown::Keep) => true,
         (reason, false, _) => {
             return Ok(Outcome { scope, kept: true, reason: Reason::NotEnforced, unenforced: Some(reason) });
         }
@@ -216,9 +226,9 @@ fn managed(scope: &str, rule: Rule, on_unknown: OnUnknown, held: Reason) -> Resu
     Ok(Outcome { scope, kept, reason: held, unenforced: None })
 }
 
-/// [`Reason::Active`] when everyone who must hold the scope does, else the first reason that applies.
+/// [`Reason::Active`] or [`Reason::Grace`] when everyone who must hold the scope does, else the first reason that applies.
 ///
-/// More knowledge can only make a standing better, so what is active is so whatever is not known.
+/// More knowledge can only make a standing better, so what is held is so whatever is not known.
 fn held(scope: &str, requires: Requires, parties: Parties<'_>, now: DateTime<Utc>) -> Reason {
     let client = || parties.client.standing(scope, now);
     let user = || parties.user.map(|user| user.standing(scope, now));
@@ -227,13 +237,15 @@ fn held(scope: &str, requires: Requires, parties: Parties<'_>, now: DateTime<Utc
         Requires::User => user().map_or(Reason::NoUser, reason),
         Requires::Client => reason(client()),
         Requires::Any => match (user(), client()) {
-            (Some(Some(Standing::Active)), _) | (_, Some(Standing::Active)) => Reason::Active,
-            (Some(user), client) => reason(user.zip(client).map(|(user, client)| user.min(client))),
+            (Some(Some(user)), Some(client)) => user.min(client).into(),
+            (Some(Some(held)), None) | (Some(None), Some(held)) if held.is_held() => held.into(),
+            (Some(_), _) => Reason::Unknown,
             (None, client) => reason(client),
         },
         Requires::All => match user() {
             None => Reason::NoUser,
-            Some(Some(Standing::Active)) => reason(client()),
+            // Of two that hold it the worse counts; one that does not is worse than any that does.
+            Some(Some(user)) if user.is_held() => reason(client().map(|client| user.max(client))),
             Some(user) => reason(user),
         },
     }
@@ -242,7 +254,11 @@ fn held(scope: &str, requires: Requires, parties: Parties<'_>, now: DateTime<Utc
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{life::Life, scope::Scope, window::Window};
+    use crate::domain::{
+        life::{Life, Term},
+        scope::Scope,
+        window::Window,
+    };
 
     fn at(microseconds: i64) -> DateTime<Utc> {
         DateTime::from_timestamp_micros(microseconds).expect("an instant")
@@ -251,9 +267,16 @@ mod tests {
     fn facts(lives: &[(&str, i64, Option<i64>, Option<i64>)]) -> Facts {
         let pair = |&(scope, from, until, canceled_at): &(&str, i64, Option<i64>, Option<i64>)| {
             let window = Window::new(at(from), until.map(at)).expect("a window");
-            (Scope::parse(scope).expect(scope), Life { window, canceled_at: canceled_at.map(at) })
+            (Scope::parse(scope).expect(scope), Life { canceled_at: canceled_at.map(at), ..window.into() })
         };
         Facts::new(lives.iter().map(pair).collect())
+    }
+
+    /// Facts of one life of "x": [0, 10) with a grace until 11, and paused at 10 or not.
+    fn late(is_paused: bool) -> Facts {
+        let term = Term::new(Window::new(at(0), Some(at(10))).expect("a window"), Some(at(11))).expect("a term");
+        let pause = is_paused.then(|| Window::new(at(10), None).expect("a pause"));
+        Facts::new(vec![(Scope::parse("x").expect("x"), Life { pause, ..term.into() })])
     }
 
     fn catalogue(rules: &[(&str, Requires, bool)]) -> Catalogue {
@@ -288,14 +311,17 @@ mod tests {
     fn what_is_not_known_is_decided_only_where_it_makes_no_difference() {
         use Knowledge::{Known, Unknown};
         use Reason::{Active as A, NoUser as U, Unknown as X};
-        let (active, nothing) = (facts(&[("x", 10, None, None)]), Facts::default());
-        let (active, nothing) = (Known(&active), Known(&nothing));
+        let (active, grace, nothing) = (facts(&[("x", 10, None, None)]), late(false), Facts::default());
+        let (active, grace, nothing) = (Known(&active), Known(&grace), Known(&nothing));
+        let g = Reason::Grace;
         let expected = [
             // The user and the client, and the reasons for: user, client, any, all.
             (Some(Unknown), Unknown, [X, X, X, X]),
             (Some(Unknown), active, [X, A, A, X]),
             (Some(Unknown), nothing, [X, Reason::NoSubscription, X, X]),
             (Some(active), Unknown, [A, X, A, X]),
+            (Some(grace), Unknown, [g, X, g, X]),
+            (Some(Unknown), grace, [X, g, g, X]),
             (Some(nothing), Unknown, [Reason::NoSubscription, X, X, Reason::NoSubscription]),
             (None, Unknown, [U, X, X, U]),
         ];
@@ -315,7 +341,7 @@ mod tests {
                         Ok(Decision { outcomes: vec![Outcome { scope: "x", kept, reason, unenforced }] })
                     };
                     let expected = match (reason, enforced, on_unknown) {
-                        (Reason::Active, ..) => outcome(true, A, None),
+                        (Reason::Active | Reason::Grace, ..) => outcome(true, reason, None),
                         (reason, false, _) => outcome(true, Reason::NotEnforced, Some(reason)),
                         (Reason::Unknown, true, OnUnknown::Error) => Err(Undecidable),
                         (Reason::Unknown, true, on_unknown) => outcome(on_unknown == OnUnknown::Keep, X, None),
@@ -330,57 +356,70 @@ mod tests {
     /// What rules 2 and 7 of the design say of every pair of a user's and a client's standing.
     #[test]
     fn each_rule_gives_its_reason_for_every_standing_of_user_and_client() {
-        use Reason::{Active as A, Canceled as C, Expired as E, NoSubscription as N, NoUser as U, Scheduled as S};
-        // The columns are the client: active, scheduled, canceled, expired, without a subscription.
+        use Reason::{
+            Active as A, Canceled as C, Expired as E, Grace as G, NoSubscription as N, NoUser as U, Paused as P,
+            Scheduled as S,
+        };
+        // The columns are the client: active, in grace, paused, scheduled, canceled, expired, without a subscription.
         let expected = [
             (
                 Requires::User,
                 [
-                    [A, A, A, A, A], // an active user
-                    [S, S, S, S, S], // scheduled
-                    [C, C, C, C, C], // canceled
-                    [E, E, E, E, E], // expired
-                    [N, N, N, N, N], // without a subscription
-                    [U, U, U, U, U], // no user
+                    [A, A, A, A, A, A, A], // an active user
+                    [G, G, G, G, G, G, G], // in grace
+                    [P, P, P, P, P, P, P], // paused
+                    [S, S, S, S, S, S, S], // scheduled
+                    [C, C, C, C, C, C, C], // canceled
+                    [E, E, E, E, E, E, E], // expired
+                    [N, N, N, N, N, N, N], // without a subscription
+                    [U, U, U, U, U, U, U], // no user
                 ],
             ),
             (
                 Requires::Client,
                 [
-                    [A, S, C, E, N], // an active user
-                    [A, S, C, E, N], // scheduled
-                    [A, S, C, E, N], // canceled
-                    [A, S, C, E, N], // expired
-                    [A, S, C, E, N], // without a subscription
-                    [A, S, C, E, N], // no user
+                    [A, G, P, S, C, E, N], // an active user
+                    [A, G, P, S, C, E, N], // in grace
+                    [A, G, P, S, C, E, N], // paused
+                    [A, G, P, S, C, E, N], // scheduled
+                    [A, G, P, S, C, E, N], // canceled
+                    [A, G, P, S, C, E, N], // expired
+                    [A, G, P, S, C, E, N], // without a subscription
+                    [A, G, P, S, C, E, N], // no user
                 ],
             ),
             (
                 Requires::Any,
                 [
-                    [A, A, A, A, A], // an active user
-                    [A, S, S, S, S], // scheduled
-                    [A, S, C, C, C], // canceled
-                    [A, S, C, E, E], // expired
-                    [A, S, C, E, N], // without a subscription
-                    [A, S, C, E, N], // no user
+                    [A, A, A, A, A, A, A], // an active user
+                    [A, G, G, G, G, G, G], // in grace
+                    [A, G, P, P, P, P, P], // paused
+                    [A, G, P, S, S, S, S], // scheduled
+                    [A, G, P, S, C, C, C], // canceled
+                    [A, G, P, S, C, E, E], // expired
+                    [A, G, P, S, C, E, N], // without a subscription
+                    [A, G, P, S, C, E, N], // no user
                 ],
             ),
             (
                 Requires::All,
                 [
-                    [A, S, C, E, N], // an active user
-                    [S, S, S, S, S], // scheduled
-                    [C, C, C, C, C], // canceled
-                    [E, E, E, E, E], // expired
-                    [N, N, N, N, N], // without a subscription
-                    [U, U, U, U, U], // no user
+                    [A, G, P, S, C, E, N], // an active user
+                    [G, G, P, S, C, E, N], // in grace
+                    [P, P, P, P, P, P, P], // paused
+                    [S, S, S, S, S, S, S], // scheduled
+                    [C, C, C, C, C, C, C], // canceled
+                    [E, E, E, E, E, E, E], // expired
+                    [N, N, N, N, N, N, N], // without a subscription
+                    [U, U, U, U, U, U, U], // no user
                 ],
             ),
         ];
-        // At 10: active, scheduled, canceled, expired, without a subscription.
+        // At 10, in that order.
         let standings = [
             facts(&[("x", 10, Some(11), None)]),
+            late(false),
+            late(true),
             facts(&[("x", 11, None, None)]),
             facts(&[("x", 0, None, Some(10))]),
             facts(&[("x", 0, Some(10), None)]),
@@ -391,7 +430,7 @@ mod tests {
                 for (client, reason) in standings.iter().zip(row) {
                     for enforced in [true, false] {
                         let outcome = match (reason, enforced) {
-                            (A, _) => Outcome { scope: "x", kept: true, reason: A, unenforced: None },
+                            (A | G, _) => Outcome { scope: "x", kept: true, reason, unenforced: None },
                             (_, true) => Outcome { scope: "x", kept: false, reason, unenforced: None },
                             (_, false) => Outcome {
                                 scope: "x",
@@ -520,7 +559,8 @@ mod tests {
 
     #[test]
     fn a_word_names_each_reason() {
-        let words = "unmanaged active not_enforced scheduled canceled expired no_subscription no_user unknown";
+        let words =
+            "unmanaged active grace not_enforced paused scheduled canceled expired no_subscription no_user unknown";
         assert_eq!(Reason::ALL.map(Reason::as_str).join(" "), words);
     }
 }

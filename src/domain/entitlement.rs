@@ -13,9 +13,9 @@ use super::{
 pub struct Entitlement {
     /// The scope.
     pub scope: Scope,
-    /// How the subject stands to it; it holds the scope when this is [`Standing::Active`].
+    /// How the subject stands to it; whether it holds the scope is [`Standing::is_held`].
     pub standing: Standing,
-    /// The end of the unbroken run of windows in which it is held; none when it is open-ended, or not held.
+    /// The end of the unbroken run of time in which it is held; none when it is open-ended, or not held.
     pub until: Option<DateTime<Utc>>,
 }
 
@@ -44,7 +44,8 @@ mod tests {
     }
 
     fn life(from: i64, until: Option<i64>, canceled_at: Option<i64>) -> Life {
-        Life { window: Window::new(at(from), until.map(at)).expect("a window"), canceled_at: canceled_at.map(at) }
+        let window = Window::new(at(from), until.map(at)).expect("a window");
+        Life { canceled_at: canceled_at.map(at), ..window.into() }
     }
 
     fn scope(text: &str) -> Scope {

@@ -16,9 +16,13 @@ use super::{
 pub enum Standing {
     /// One is active.
     Active,
-    /// None is active, one is scheduled.
+    /// None is active, one is in grace: it grants the scope as well.
+    Grace,
+    /// None grants the scope, one is paused.
+    Paused,
+    /// None grants the scope or is paused, one is scheduled.
     Scheduled,
-    /// None is active or scheduled, one was canceled.
+    /// None does so or is scheduled, one was canceled.
     Canceled,
     /// All have expired.
     Expired,
@@ -26,10 +30,23 @@ pub enum Standing {
     NoSubscription,
 }
 
+impl Standing {
+    /// Whether the subject holds the scope.
+    #[must_use]
+    pub fn is_held(self) -> bool {
+        match self {
+            Self::Active | Self::Grace => true,
+            Self::Paused | Self::Scheduled | Self::Canceled | Self::Expired | Self::NoSubscription => false,
+        }
+    }
+}
+
 impl From<Status> for Standing {
     fn from(status: Status) -> Self {
         match status {
             Status::Active => Self::Active,
+            Status::Grace => Self::Grace,
+            Status::Paused => Self::Paused,
             Status::Scheduled => Self::Scheduled,
             Status::Canceled => Self::Canceled,
             Status::Expired => Self::Expired,
@@ -80,7 +97,7 @@ impl Facts {
     /// held for ever, or not held.
     #[must_use]
     pub fn held_until(&self, scope: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let granting: Vec<_> = self.lives_of(scope).iter().filter_map(Life::granting).collect();
+        let granting: Vec<_> = self.lives_of(scope).iter().flat_map(Life::granting).collect();
         Window::end_of_run(&granting, now)
     }
 
@@ -95,13 +112,22 @@ impl Facts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::life::Term;
 
     fn at(microseconds: i64) -> DateTime<Utc> {
         DateTime::from_timestamp_micros(microseconds).expect("an instant")
     }
 
     fn life(from: i64, until: Option<i64>, canceled_at: Option<i64>) -> Life {
-        Life { window: Window::new(at(from), until.map(at)).expect("a window"), canceled_at: canceled_at.map(at) }
+        let window = Window::new(at(from), until.map(at)).expect("a window");
+        Life { canceled_at: canceled_at.map(at), ..window.into() }
+    }
+
+    /// The same with a grace after its end, and a pause.
+    fn more(life: Life, grace_until: Option<i64>, pause: Option<(i64, Option<i64>)>) -> Life {
+        let term = Term::new(life.term.window(), grace_until.map(at)).expect("a term");
+        let pause = pause.map(|(from, until)| Window::new(at(from), until.map(at)).expect("a pause"));
+        Life { term, pause, ..life }
     }
 
     fn facts<'a>(pairs: impl IntoIterator<Item = (&'a str, Life)>) -> Facts {
@@ -110,14 +136,23 @@ mod tests {
 
     #[test]
     fn of_two_subscriptions_the_better_counts_whichever_comes_first() {
-        // At 10 these are, in this order: active, scheduled, canceled, expired.
-        let lives = [life(10, Some(11), None), life(11, None, None), life(0, None, Some(10)), life(0, Some(10), None)];
-        let (a, s, c, e) = (Standing::Active, Standing::Scheduled, Standing::Canceled, Standing::Expired);
+        use Standing::{Active as A, Canceled as C, Expired as E, Grace as G, Paused as P, Scheduled as S};
+        // At 10 these are, in this order: active, in grace, paused, scheduled, canceled, expired.
+        let lives = [
+            life(10, Some(11), None),
+            more(life(0, Some(10), None), Some(11), None),
+            more(life(0, None, None), None, Some((10, None))),
+            life(11, None, None),
+            life(0, None, Some(10)),
+            life(0, Some(10), None),
+        ];
         let expected = [
-            [a, a, a, a], // active and another
-            [a, s, s, s], // scheduled and another
-            [a, s, c, c], // canceled and another
-            [a, s, c, e], // expired and another
+            [A, A, A, A, A, A], // active and another
+            [A, G, G, G, G, G], // in grace and another
+            [A, G, P, P, P, P], // paused and another
+            [A, G, P, S, S, S], // scheduled and another
+            [A, G, P, S, C, C], // canceled and another
+            [A, G, P, S, C, E], // expired and another
         ];
         for (row, one) in lives.into_iter().enumerate() {
             assert_eq!(facts([("x", one)]).standing("x", at(10)), expected[row][row]);
@@ -179,20 +214,28 @@ mod tests {
 
     #[test]
     fn a_scope_is_held_until_the_first_instant_at_which_no_life_is_active() {
-        // Every pair of lives that begin, end and are canceled below 5, at every instant.
+        // Every pair of lives that begin, end and are canceled below 5, some with a grace and a pause, at every instant.
         let mut all = Vec::new();
         for from in 0..4 {
             for until in (from + 1..5).map(Some).chain([None]) {
-                all.extend([None, Some(0), Some(2), Some(4)].map(|canceled_at| life(from, until, canceled_at)));
+                for one in [None, Some(0), Some(3)].map(|canceled_at| life(from, until, canceled_at)) {
+                    for grace in [None, until.map(|until| until + 1)] {
+                        let pauses = [None, Some((from, Some(from + 1))), Some((1, Some(3))), Some((2, None))];
+                        all.extend(pauses.map(|pause| more(one, grace, pause)));
+                    }
+                }
             }
         }
         for one in &all {
             for other in &all {
                 let facts = facts([("y", life(0, None, None)), ("x", *one), ("x", *other)]);
-                let held = |now| [one, other].into_iter().any(|life| life.status(at(now)) == Status::Active);
-                for now in 0..6 {
+                let held = |now| {
+                    let mut statuses = [one, other].into_iter().map(|life| life.status(at(now)));
+                    statuses.any(|status| matches!(status, Status::Active | Status::Grace))
+                };
+                for now in 0..7 {
                     // Beyond 5 nothing changes.
-                    let expected = if held(now) { (now..6).find(|&later| !held(later)).map(at) } else { None };
+                    let expected = if held(now) { (now..7).find(|&later| !held(later)).map(at) } else { None };
                     assert_eq!(facts.held_until("x", at(now)), expected, "{one:?} and {other:?} at {now}");
                 }
             }

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    life::{Life, Status, TransitionError},
+    life::{InvalidGrace, Life, Status, Term, Transition, TransitionError},
     scope::Scope,
     subject::Subject,
     window::{InvalidWindow, Window},
@@ -82,6 +82,8 @@ pub struct SubscriptionPatch {
     pub valid_from: Option<DateTime<Utc>>,
     /// The new end of its window: `Some(None)` makes it open-ended.
     pub valid_until: Option<Option<DateTime<Utc>>>,
+    /// The new end of the grace after it: `Some(None)` takes the grace away.
+    pub grace_until: Option<Option<DateTime<Utc>>>,
 }
 
 /// A change of a subscription that is refused.
@@ -90,6 +92,9 @@ pub enum PatchError {
     /// The window would hold nothing.
     #[error(transparent)]
     Window(#[from] InvalidWindow),
+    /// The grace would not end after the window.
+    #[error(transparent)]
+    Grace(#[from] InvalidGrace),
     /// Its status does not allow a change.
     #[error(transparent)]
     Transition(#[from] TransitionError),
@@ -102,36 +107,44 @@ impl Subscription {
         self.life.status(now)
     }
 
-    /// Ends it at `now`, whatever is left of its window.
+    /// The subscription after a transition of its life.
     ///
     /// # Errors
     ///
-    /// [`TransitionError`] when it is canceled or expired already.
-    pub fn cancel(self, now: DateTime<Utc>) -> Result<Self, TransitionError> {
-        let life = self.life.cancel(now)?;
+    /// [`TransitionError`] when it makes no sense for the life as it is.
+    pub fn after(self, transition: Transition, now: DateTime<Utc>) -> Result<Self, TransitionError> {
+        let life = self.life.after(transition, now)?;
         Ok(Self { life, ..self }.touched(now))
     }
 
-    /// Changes its scopes or its window. An expired one may be extended; a patch that sets what is there already
-    /// leaves it, its version too, as it was.
+    /// Changes its scopes, its window or the grace after it. An expired one may be extended; a patch that sets what is
+    /// there already leaves it, its version too, as it was.
     ///
     /// # Errors
     ///
-    /// [`PatchError`] when it is canceled, or the window would hold nothing.
+    /// [`PatchError`] when it is canceled, the window would hold nothing, or the grace would not end after it.
     pub fn patch(self, patch: SubscriptionPatch, now: DateTime<Utc>) -> Result<Self, PatchError> {
         match self.status(now) {
-            Status::Scheduled | Status::Active | Status::Expired => {}
+            Status::Scheduled | Status::Active | Status::Paused | Status::Grace | Status::Expired => {}
             Status::Canceled => return Err(TransitionError::Canceled.into()),
         }
-        let SubscriptionPatch { scopes, valid_from, valid_until } = patch;
-        let from = valid_from.unwrap_or_else(|| self.life.window.from());
-        let until = valid_until.unwrap_or_else(|| self.life.window.until());
-        let life = Life { window: Window::new(from, until)?, ..self.life };
+        let SubscriptionPatch { scopes, valid_from, valid_until, grace_until } = patch;
+        let old = self.life.term;
+        let from = valid_from.unwrap_or_else(|| old.window().from());
+        let until = valid_until.unwrap_or_else(|| old.window().until());
+        let grace_until = grace_until.unwrap_or_else(|| old.grace_until());
+        let life = Life { term: Term::new(Window::new(from, until)?, grace_until)?, ..self.life };
         let scopes = scopes.unwrap_or_else(|| self.scopes.clone());
         if life == self.life && scopes == self.scopes {
             return Ok(self);
         }
         Ok(Self { life, scopes, ..self }.touched(now))
+    }
+
+    /// The subscription as it was before it was deleted, but for its version.
+    #[must_use]
+    pub fn restored(self, now: DateTime<Utc>) -> Self {
+        self.touched(now)
     }
 
     fn touched(self, now: DateTime<Utc>) -> Self {
@@ -142,14 +155,18 @@ impl Subscription {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::subject::{SubjectId, SubjectType};
+    use crate::domain::{
+        life::Cancellation,
+        subject::{SubjectId, SubjectType},
+    };
 
     fn at(microseconds: i64) -> DateTime<Utc> {
         DateTime::from_timestamp_micros(microseconds).expect("an instant")
     }
 
     fn life(from: i64, until: Option<i64>, canceled_at: Option<i64>) -> Life {
-        Life { window: Window::new(at(from), until.map(at)).expect("a window"), canceled_at: canceled_at.map(at) }
+        let window = Window::new(at(from), until.map(at)).expect("a window");
+        Life { canceled_at: canceled_at.map(at), ..window.into() }
     }
 
     fn scopes(names: &[&str]) -> Result<ScopeSet, InvalidScopeSet> {
@@ -172,7 +189,7 @@ mod tests {
     /// A patch of its window; 0 stands for open-ended.
     fn window_patch(from: Option<i64>, until: Option<i64>) -> SubscriptionPatch {
         let valid_until = until.map(|until| (until > 0).then(|| at(until)));
-        SubscriptionPatch { scopes: None, valid_from: from.map(at), valid_until }
+        SubscriptionPatch { valid_from: from.map(at), valid_until, ..SubscriptionPatch::default() }
     }
 
     #[test]
@@ -258,6 +275,36 @@ mod tests {
     }
 
     #[test]
+    fn a_patch_sets_and_takes_away_a_grace_that_comes_after_the_window() {
+        let patch = |until: Option<i64>, grace: Option<i64>| SubscriptionPatch {
+            grace_until: grace.map(|grace| (grace > 0).then(|| at(grace))),
+            ..window_patch(None, until)
+        };
+        let graced = |until, grace: i64| -> Life {
+            Term::new(life(10, Some(until), None).term.window(), Some(at(grace))).expect("a term").into()
+        };
+        let check = |before: Life, patch: SubscriptionPatch, expected: Result<Life, PatchError>| {
+            // While it is scheduled, active, in grace and expired alike.
+            for now in [9, 10, 20, 40] {
+                let patched = subscription(before).patch(patch.clone(), at(now));
+                assert_eq!(patched.map(|patched| patched.life), expected, "{patch:?} at {now}");
+            }
+        };
+        check(life(10, Some(20), None), patch(None, Some(21)), Ok(graced(20, 21)));
+        check(life(10, Some(20), None), patch(None, Some(20)), Err(InvalidGrace.into()));
+        check(life(10, None, None), patch(None, Some(30)), Err(InvalidGrace.into()));
+        check(life(10, None, None), patch(Some(25), Some(30)), Ok(graced(25, 30)));
+        check(graced(20, 30), patch(None, Some(0)), Ok(life(10, Some(20), None)));
+        check(graced(20, 30), patch(Some(29), None), Ok(graced(29, 30)));
+        // What stays has to fit: nothing is dropped that the patch does not name.
+        check(graced(20, 30), patch(Some(30), None), Err(InvalidGrace.into()));
+        check(graced(20, 30), patch(Some(0), None), Err(InvalidGrace.into()));
+        check(graced(20, 30), patch(Some(0), Some(0)), Ok(life(10, None, None)));
+        let same = subscription(graced(20, 30));
+        assert_eq!(same.clone().patch(patch(None, Some(30)), at(15)), Ok(same));
+    }
+
+    #[test]
     fn a_canceled_one_refuses_every_patch_from_the_instant_of_its_cancellation() {
         let before = subscription(life(10, Some(20), Some(15)));
         let other_scopes = SubscriptionPatch { scopes: scopes(&["c"]).ok(), ..SubscriptionPatch::default() };
@@ -277,7 +324,9 @@ mod tests {
     fn canceling_is_counted_and_leaves_the_rest_as_it_was() {
         let canceled =
             |now| Subscription { version: 4, updated_at: at(now), ..subscription(life(10, Some(20), Some(now))) };
-        let check = |before: Life, now, expected| assert_eq!(subscription(before).cancel(at(now)), expected, "{now}");
+        let cancel = Transition::Cancel(Cancellation::Now);
+        let check =
+            |before: Life, now, expected| assert_eq!(subscription(before).after(cancel, at(now)), expected, "{now}");
         check(life(10, Some(20), None), 9, Ok(canceled(9)));
         check(life(10, Some(20), None), 10, Ok(canceled(10)));
         check(life(10, Some(20), None), 19, Ok(canceled(19)));

@@ -11,23 +11,29 @@ use super::{
 const OPENAPI_VERSION: &str = "3.0.3";
 
 /// Schemas of requests that refuse unknown members (`deny_unknown_fields`), which the library does not write down.
-const CLOSED: [&str; 8] = [
+const CLOSED: [&str; 11] = [
     "NewScope",
     "ScopePatch",
     "NewSubscription",
     "SubscriptionPatch",
     "Cancellation",
+    "Pause",
+    "Renewal",
+    "Nothing",
     "Subject",
     "NewToken",
     "Revocation",
 ];
 
 /// Members that may be null, by schema, and whether they must be there all the same: the library writes down neither.
-const NULLABLE: [(&str, &str, bool); 8] = [
+const NULLABLE: [(&str, &str, bool); 11] = [
     ("HookRequest", "user", false),
     ("NewSubscription", "validUntil", true),
     ("Subscription", "validUntil", true),
     ("SubscriptionPatch", "validUntil", false),
+    ("SubscriptionPatch", "graceUntil", false),
+    ("Renewal", "validUntil", false),
+    ("Renewal", "graceUntil", false),
     ("ScopePatch", "description", false),
     ("NewToken", "expiresAt", true),
     ("Token", "expiresAt", true),

@@ -27,6 +27,10 @@ pub struct EntitlementApi;
 pub enum EntitlementReason {
     /// A subscription is active.
     Active,
+    /// A subscription is in the grace after its window: the scope is held all the same.
+    Grace,
+    /// The subscription is paused.
+    Paused,
     /// No subscription has begun, one will.
     Scheduled,
     /// The subscription was canceled.
@@ -46,7 +50,7 @@ pub struct Entitlement {
     held: bool,
     /// Why, or why not.
     reason: EntitlementReason,
-    /// The end of the unbroken run of windows in which it is held; absent when it is open-ended, or not held.
+    /// The end of the unbroken run of time in which it is held; absent when it is open-ended, or not held.
     #[oai(skip_serializing_if_is_none)]
     #[serde(skip_serializing_if = "Option::is_none")]
     until: Option<Timestamp>,
@@ -93,12 +97,7 @@ impl EntitlementApi {
 impl From<domain::entitlement::Entitlement> for Entitlement {
     fn from(entitlement: domain::entitlement::Entitlement) -> Self {
         let domain::entitlement::Entitlement { scope, standing, until } = entitlement;
-        Self {
-            scope: (&scope).into(),
-            held: standing == Standing::Active,
-            reason: standing.into(),
-            until: until.map(Into::into),
-        }
+        Self { scope: (&scope).into(), held: standing.is_held(), reason: standing.into(), until: until.map(Into::into) }
     }
 }
 
@@ -106,6 +105,8 @@ impl From<Standing> for EntitlementReason {
     fn from(standing: Standing) -> Self {
         match standing {
             Standing::Active => Self::Active,
+            Standing::Grace => Self::Grace,
+            Standing::Paused => Self::Paused,
             Standing::Scheduled => Self::Scheduled,
             Standing::Canceled => Self::Canceled,
             Standing::Expired => Self::Expired,

@@ -84,6 +84,11 @@ impl FieldErrors {
         }
     }
 
+    /// Whether there were none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Nothing, when there were no errors.
     ///
     /// # Errors
@@ -233,15 +238,9 @@ impl From<service::Error> for Problem {
                 Self::invalid_value(vec![FieldError::new("#/subject", "a subscription stays with its subject")])
             }
             Error::Window(error) => Self::invalid_value(vec![FieldError::new("#/validUntil", error)]),
-            Error::Transition(TransitionError::AlreadyCanceled) => {
-                conflict("already_canceled", "The subscription is already canceled.")
-            }
-            Error::Transition(TransitionError::Expired) => {
-                conflict("expired", "The subscription has expired, so there is nothing left to cancel.")
-            }
-            Error::Transition(TransitionError::Canceled) => {
-                conflict("canceled", "The subscription is canceled, so it cannot be changed.")
-            }
+            Error::Grace(error) => Self::invalid_value(vec![FieldError::new("#/graceUntil", error)]),
+            Error::Transition(error) => Self::of_transition(*error),
+            Error::NotDeleted => conflict("not_deleted", "The subscription was not deleted."),
             Error::TokenExists => conflict("token_exists", "A token of that name exists, or existed."),
             Error::TooManyTokens => {
                 conflict("too_many_tokens", "There are too many live tokens; revoke some that nobody uses.")
@@ -262,6 +261,39 @@ impl Problem {
     fn outcome_unknown() -> Self {
         let detail = "No answer came to whether the write was done: it may or may not have been. Read it again.";
         Self::unavailable("outcome_unknown", detail)
+    }
+
+    fn of_transition(error: TransitionError) -> Self {
+        let conflict = |code, detail| Self::new(StatusCode::CONFLICT, code, detail);
+        let impossible = |pointer| Self::invalid_value(vec![FieldError::new(pointer, error)]);
+        match error {
+            TransitionError::AlreadyCanceled => conflict("already_canceled", "The subscription is already canceled."),
+            TransitionError::Expired => {
+                conflict("expired", "The subscription has expired, or will have: there is nothing left of it.")
+            }
+            TransitionError::Canceled => {
+                conflict("canceled", "The subscription is canceled, or will be by its end, so it cannot be changed.")
+            }
+            TransitionError::NotCanceled => conflict("not_canceled", "The subscription is not canceled."),
+            TransitionError::WindowEnded => {
+                conflict("window_ended", "The window has ended already; the grace can be canceled now.")
+            }
+            TransitionError::OpenEnded => conflict("open_ended", "The window is open-ended, so it has no end."),
+            TransitionError::AlreadyPaused => {
+                conflict("already_paused", "The subscription is paused already, or will be; resume it first.")
+            }
+            TransitionError::NotPaused => {
+                conflict("not_paused", "The subscription is not paused, and no pause lies ahead.")
+            }
+            TransitionError::NotLonger => {
+                conflict("not_longer", "A renewal makes the window longer; PATCH can make it shorter.")
+            }
+            TransitionError::CanceledInPast => impossible("#/at"),
+            TransitionError::PausedInPast => impossible("#/from"),
+            TransitionError::InvalidPause => impossible("#/until"),
+            TransitionError::TooLong => impossible("#/duration"),
+            TransitionError::Grace(_) => impossible("#/graceUntil"),
+        }
     }
 
     fn of_store(error: &store::Error) -> Self {
@@ -327,6 +359,8 @@ statuses! {
     Create = [400, 401, 403, 408, 409, 413, 415, 422, 429, 500, 503];
     /// Changing a resource.
     Change = [400, 401, 403, 404, 408, 409, 412, 413, 415, 422, 428, 429, 500, 503];
+    /// Doing something to a resource that has no instants in it to be wrong.
+    Transition = [400, 401, 403, 404, 408, 409, 412, 413, 415, 428, 429, 500, 503];
     /// Doing something to a resource without a version.
     Act = [400, 401, 403, 404, 408, 409, 413, 415, 429, 500, 503];
     /// Deleting a resource that nothing can refer to.

@@ -20,12 +20,13 @@ use super::{
     problem::{self, FieldError, FieldErrors, Problem, Refusal},
     resource::{Created, Deleted, Found, IfMatch},
     wire::{
-        ScopeToken, SubjectIdText, SubscriptionId, Timestamp, nullable, object, present, present_object, text, word,
+        DurationText, ScopeToken, SubjectIdText, SubscriptionId, Timestamp, nullable, object, present, present_object,
+        text, word,
     },
 };
 use crate::{
     domain::{
-        life,
+        life::{self, RenewedEnd, Transition},
         scope::Scope,
         subject::{self, Subject},
         subscription::{MAX_SCOPES, ScopeSet, Subscription, SubscriptionPatch},
@@ -72,9 +73,13 @@ pub enum Status {
     Scheduled,
     /// It grants its scopes.
     Active,
+    /// It would grant its scopes, but for a pause.
+    Paused,
+    /// Its window has ended, and it grants its scopes for a while all the same.
+    Grace,
     /// It was canceled.
     Canceled,
-    /// Its window has ended.
+    /// Its window has ended, and so has the grace after it.
     Expired,
 }
 
@@ -106,7 +111,19 @@ pub struct SubscriptionBody {
     valid_from: Timestamp,
     /// The first instant after its window; null when it is open-ended.
     valid_until: Option<Timestamp>,
-    /// The first instant at which it is canceled; absent when it is not.
+    /// The first instant after the grace that follows its window; absent when there is none.
+    #[oai(skip_serializing_if_is_none)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grace_until: Option<Timestamp>,
+    /// The first instant of its last pause, which may lie ahead; absent when there was none.
+    #[oai(skip_serializing_if_is_none)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paused_from: Option<Timestamp>,
+    /// The first instant after that pause; absent when it lasts until somebody resumes the subscription.
+    #[oai(skip_serializing_if_is_none)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paused_until: Option<Timestamp>,
+    /// The first instant at which it is canceled, which may lie ahead; absent when it is not.
     #[oai(skip_serializing_if_is_none)]
     #[serde(skip_serializing_if = "Option::is_none")]
     canceled_at: Option<Timestamp>,
@@ -137,6 +154,9 @@ pub struct NewSubscriptionBody {
     /// The first instant after its window. It has to be there: null says on purpose that it is open-ended.
     #[serde(deserialize_with = "nullable")]
     valid_until: Option<Timestamp>,
+    /// The first instant after a grace that follows the window, in which the scopes are still granted.
+    #[serde(default, deserialize_with = "present")]
+    grace_until: Option<Timestamp>,
 }
 
 /// A change of a subscription: absent members stay as they are.
@@ -157,12 +177,71 @@ pub struct SubscriptionPatchBody {
     /// The first instant after its window; null makes it open-ended.
     #[serde(default, deserialize_with = "present")]
     valid_until: Option<Option<Timestamp>>,
+    /// The first instant after a grace that follows the window; null takes the grace away.
+    #[serde(default, deserialize_with = "present")]
+    grace_until: Option<Option<Timestamp>>,
 }
 
-/// How to cancel: an empty object, or no body at all.
+/// When to cancel: now, when no body or an empty object is given.
+#[derive(Debug, Object, Deserialize)]
+#[oai(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Cancellation {
+    /// The first instant at which it is canceled, not in the past, and not after its end.
+    #[serde(default, deserialize_with = "present")]
+    at: Option<Timestamp>,
+    /// Whether to cancel it at the end of its window, so that there is no grace. It does not go with `at`.
+    #[serde(default, deserialize_with = "present")]
+    at_end: Option<bool>,
+}
+
+/// When to pause: from now on until somebody resumes it, when no body or an empty object is given.
 #[derive(Debug, Object, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Cancellation {}
+pub struct Pause {
+    /// The first instant at which it is paused, not in the past; the present when absent.
+    #[serde(default, deserialize_with = "present")]
+    from: Option<Timestamp>,
+    /// The first instant after the pause; when absent, it lasts until somebody resumes the subscription.
+    #[serde(default, deserialize_with = "present")]
+    until: Option<Timestamp>,
+}
+
+/// How to renew: either `validUntil` or `duration` has to be there.
+#[derive(Debug, Object, Deserialize)]
+#[oai(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Renewal {
+    /// The new end of the window, later than the old one; null makes it open-ended.
+    #[serde(default, deserialize_with = "present")]
+    valid_until: Option<Option<Timestamp>>,
+    /// How long after the old end, or after the present, the new end comes: an ISO 8601 duration. It is counted in the
+    /// calendar, in UTC: a day that a month does not have is its last one.
+    #[serde(default, deserialize_with = "present")]
+    duration: Option<DurationText>,
+    /// Where the duration is counted from; the old end when absent.
+    #[serde(default, deserialize_with = "present")]
+    from: Option<RenewedFrom>,
+    /// The new end of the grace; null takes the grace away. When absent, what there is stays as long as it comes after
+    /// the new end.
+    #[serde(default, deserialize_with = "present")]
+    grace_until: Option<Option<Timestamp>>,
+}
+
+/// Where the duration of a renewal is counted from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+#[oai(rename_all = "lowercase")]
+pub enum RenewedFrom {
+    /// The end that there was.
+    End,
+    /// The present.
+    Now,
+}
+
+/// Nothing to be said: an empty object, or no body at all.
+#[derive(Debug, Object, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
 
 /// A page of subscriptions.
 #[derive(Debug, Object, Serialize)]
@@ -215,7 +294,7 @@ impl SubscriptionApi {
         scope: Query<Option<ScopeToken>>,
         /// Of this status now.
         status: Query<Option<StatusText>>,
-        /// Active at this instant.
+        /// Granting its scopes at this instant: active, or in grace.
         #[oai(name = "activeAt")]
         active_at: Query<Option<Timestamp>>,
         limit: Query<Option<Limit>>,
@@ -252,7 +331,7 @@ impl SubscriptionApi {
     /// Change a subscription
     ///
     /// A merge patch (RFC 7396): absent members stay as they are, and an empty object changes nothing. An expired
-    /// subscription may be extended; a canceled one may not be changed.
+    /// subscription may be extended; a canceled one may not be changed. A grace that stays has to end after the window.
     #[oai(path = "/subscriptions/:id", method = "patch", operation_id = "patch-subscription")]
     async fn patch(
         &self,
@@ -272,7 +351,7 @@ impl SubscriptionApi {
 
     /// Delete a subscription
     ///
-    /// From the answer on it counts in no decision and shows in no answer. Its row is kept.
+    /// From the answer on it counts in no decision and shows in no answer, until it is restored.
     #[oai(path = "/subscriptions/:id", method = "delete", operation_id = "delete-subscription")]
     async fn delete(
         &self,
@@ -290,7 +369,8 @@ impl SubscriptionApi {
 
     /// Cancel a subscription
     ///
-    /// It ends now, whatever is left of its window.
+    /// It ends, whatever is left of it: now, at an instant, or at the end of its window. A cancellation that lies ahead
+    /// is replaced.
     #[oai(path = "/subscriptions/:id/cancel", method = "post", operation_id = "cancel-subscription")]
     async fn cancel(
         &self,
@@ -300,10 +380,111 @@ impl SubscriptionApi {
         /// The versions that may be canceled.
         #[oai(name = "If-Match")]
         if_match: IfMatch,
-        _cancellation: Body<Cancellation, Optional>,
+        cancellation: Body<Cancellation, Optional>,
     ) -> Result<Found<SubscriptionBody>, Refusal<problem::Change>> {
         let expected = if_match.expected(app.require_if_match)?;
-        Ok(found(app.service.cancel_subscription(caller.0, identified(&id.0)?, expected).await?))
+        let id = identified(&id.0)?;
+        let cancel = Transition::Cancel(cancellation.0.parse()?);
+        Ok(found(app.service.transition_subscription(caller.0, id, expected, cancel).await?))
+    }
+
+    /// Take back a cancellation
+    ///
+    /// As if there had been none, whether it lies ahead or not: what was removed meanwhile stays so, and it has to be
+    /// one that has not expired as well.
+    #[oai(path = "/subscriptions/:id/uncancel", method = "post", operation_id = "uncancel-subscription")]
+    async fn uncancel(
+        &self,
+        app: Data<&Arc<App>>,
+        caller: ManagementCaller,
+        id: Path<SubscriptionId>,
+        /// The versions that may be changed.
+        #[oai(name = "If-Match")]
+        if_match: IfMatch,
+        _nothing: Body<Nothing, Optional>,
+    ) -> Result<Found<SubscriptionBody>, Refusal<problem::Transition>> {
+        let expected = if_match.expected(app.require_if_match)?;
+        let id = identified(&id.0)?;
+        Ok(found(app.service.transition_subscription(caller.0, id, expected, Transition::Uncancel).await?))
+    }
+
+    /// Pause a subscription
+    ///
+    /// While it is paused it grants nothing, and its window goes on. There is one pause at a time: the next one can be
+    /// asked for when the last one is over.
+    #[oai(path = "/subscriptions/:id/pause", method = "post", operation_id = "pause-subscription")]
+    async fn pause(
+        &self,
+        app: Data<&Arc<App>>,
+        caller: ManagementCaller,
+        id: Path<SubscriptionId>,
+        /// The versions that may be paused.
+        #[oai(name = "If-Match")]
+        if_match: IfMatch,
+        pause: Body<Pause, Optional>,
+    ) -> Result<Found<SubscriptionBody>, Refusal<problem::Change>> {
+        let expected = if_match.expected(app.require_if_match)?;
+        let id = identified(&id.0)?;
+        let pause = pause.0.parse()?;
+        Ok(found(app.service.transition_subscription(caller.0, id, expected, pause).await?))
+    }
+
+    /// Resume a subscription
+    ///
+    /// A pause ends now; one that lies ahead is taken back.
+    #[oai(path = "/subscriptions/:id/resume", method = "post", operation_id = "resume-subscription")]
+    async fn resume(
+        &self,
+        app: Data<&Arc<App>>,
+        caller: ManagementCaller,
+        id: Path<SubscriptionId>,
+        /// The versions that may be resumed.
+        #[oai(name = "If-Match")]
+        if_match: IfMatch,
+        _nothing: Body<Nothing, Optional>,
+    ) -> Result<Found<SubscriptionBody>, Refusal<problem::Transition>> {
+        let expected = if_match.expected(app.require_if_match)?;
+        let id = identified(&id.0)?;
+        Ok(found(app.service.transition_subscription(caller.0, id, expected, Transition::Resume).await?))
+    }
+
+    /// Renew a subscription
+    ///
+    /// Its window gets a later end. An expired one may be renewed; one that is canceled, or will be by the old end, may
+    /// not. Counted from the old end, a renewal that is sent twice counts twice: `If-Match` keeps it from that.
+    #[oai(path = "/subscriptions/:id/renew", method = "post", operation_id = "renew-subscription")]
+    async fn renew(
+        &self,
+        app: Data<&Arc<App>>,
+        caller: ManagementCaller,
+        id: Path<SubscriptionId>,
+        /// The versions that may be renewed.
+        #[oai(name = "If-Match")]
+        if_match: IfMatch,
+        renewal: Body<Renewal>,
+    ) -> Result<Found<SubscriptionBody>, Refusal<problem::Change>> {
+        let expected = if_match.expected(app.require_if_match)?;
+        let id = identified(&id.0)?;
+        let renew = Transition::Renew(renewal.0.parse()?);
+        Ok(found(app.service.transition_subscription(caller.0, id, expected, renew).await?))
+    }
+
+    /// Restore a deleted subscription
+    ///
+    /// From the answer on it counts and shows again, as it was before it was deleted.
+    #[oai(path = "/subscriptions/:id/restore", method = "post", operation_id = "restore-subscription")]
+    async fn restore(
+        &self,
+        app: Data<&Arc<App>>,
+        caller: ManagementCaller,
+        id: Path<SubscriptionId>,
+        /// The versions that may be restored: deleting it made a version, too.
+        #[oai(name = "If-Match")]
+        if_match: IfMatch,
+        _nothing: Body<Nothing, Optional>,
+    ) -> Result<Found<SubscriptionBody>, Refusal<problem::Transition>> {
+        let expected = if_match.expected(app.require_if_match)?;
+        Ok(found(app.service.restore_subscription(caller.0, identified(&id.0)?, expected).await?))
     }
 }
 
@@ -323,12 +504,13 @@ fn identified(id: &SubscriptionId) -> Result<Uuid, Problem> {
 /// 400, naming the parameter that is wrong.
 pub fn parse_subject(kind: &SubjectTypeText, id: &SubjectIdText) -> Result<Subject, Problem> {
     let kind = subject::SubjectType::parse(&kind.0)
-        .ok_or_else(|| invalid_parameter("?subjectType", "expected `user` or `client`"))?;
+        .ok_or_else(|| undescribed("?subjectType", "expected `user` or `client`"))?;
     let id = id.parse("?subjectId").map_err(|error| Problem::invalid_request(vec![error]))?;
     Ok(Subject { kind, id })
 }
 
-fn invalid_parameter(pointer: &str, detail: &str) -> Problem {
+/// A parameter, or a member, that is no part of what the contract describes.
+fn undescribed(pointer: &str, detail: &str) -> Problem {
     Problem::invalid_request(vec![FieldError::new(pointer, detail)])
 }
 
@@ -346,13 +528,13 @@ impl FilterQuery {
     fn parse(&self) -> Result<Filter, Problem> {
         let refuse = |error| Problem::invalid_request(vec![error]);
         let status = |text: &StatusText| {
-            let expected = "expected `scheduled`, `active`, `canceled` or `expired`";
-            life::Status::parse(&text.0).ok_or_else(|| invalid_parameter("?status", expected))
+            let expected = "expected `scheduled`, `active`, `paused`, `grace`, `canceled` or `expired`";
+            life::Status::parse(&text.0).ok_or_else(|| undescribed("?status", expected))
         };
         let subject = match (&self.subject_type, &self.subject_id) {
             (Some(kind), Some(id)) => Some(parse_subject(kind, id)?),
-            (Some(_), None) => return Err(invalid_parameter("?subjectId", "it goes with `subjectType`")),
-            (None, Some(_)) => return Err(invalid_parameter("?subjectType", "it goes with `subjectId`")),
+            (Some(_), None) => return Err(undescribed("?subjectId", "it goes with `subjectType`")),
+            (None, Some(_)) => return Err(undescribed("?subjectType", "it goes with `subjectId`")),
             (None, None) => None,
         };
         Ok(Filter {
@@ -393,15 +575,16 @@ fn parse_instant(
 
 impl NewSubscriptionBody {
     fn parse(self) -> Result<NewSubscription, Problem> {
-        let Self { subject, scopes, valid_from, valid_until } = self;
+        let Self { subject, scopes, valid_from, valid_until, grace_until } = self;
         let mut errors = FieldErrors::default();
         let subject = errors.take(subject.parse("#/subject"));
         let scopes = parse_scopes(&scopes, &mut errors);
         let valid_from = parse_instant(valid_from.as_ref(), "#/validFrom", &mut errors);
         let valid_until = parse_instant(valid_until.as_ref(), "#/validUntil", &mut errors);
-        match (subject, scopes, valid_from, valid_until) {
-            (Some(subject), Some(scopes), Some(valid_from), Some(valid_until)) => {
-                Ok(NewSubscription { subject, scopes, valid_from, valid_until })
+        let grace_until = parse_instant(grace_until.as_ref(), "#/graceUntil", &mut errors);
+        match (subject, scopes, valid_from, valid_until, grace_until) {
+            (Some(subject), Some(scopes), Some(valid_from), Some(valid_until), Some(grace_until)) => {
+                Ok(NewSubscription { subject, scopes, valid_from, valid_until, grace_until })
             }
             _ => Err(errors.into()),
         }
@@ -410,7 +593,7 @@ impl NewSubscriptionBody {
 
 impl SubscriptionPatchBody {
     fn parse(self) -> Result<(Option<Subject>, SubscriptionPatch), Problem> {
-        let Self { subject, scopes, valid_from, valid_until } = self;
+        let Self { subject, scopes, valid_from, valid_until, grace_until } = self;
         let mut errors = FieldErrors::default();
         errors.refuse_null(&subject, "#/subject");
         errors.refuse_null(&scopes, "#/scopes");
@@ -419,8 +602,57 @@ impl SubscriptionPatchBody {
         let scopes = scopes.flatten().and_then(|scopes| parse_scopes(&scopes, &mut errors));
         let valid_from = parse_instant(valid_from.flatten().as_ref(), "#/validFrom", &mut errors).flatten();
         let valid_until = valid_until.map(|until| parse_instant(until.as_ref(), "#/validUntil", &mut errors).flatten());
+        let grace_until = grace_until.map(|until| parse_instant(until.as_ref(), "#/graceUntil", &mut errors).flatten());
         errors.check()?;
-        Ok((subject, SubscriptionPatch { scopes, valid_from, valid_until }))
+        Ok((subject, SubscriptionPatch { scopes, valid_from, valid_until, grace_until }))
+    }
+}
+
+impl Cancellation {
+    fn parse(self) -> Result<life::Cancellation, Problem> {
+        let Self { at, at_end } = self;
+        match (at, at_end.unwrap_or_default()) {
+            (None, false) => Ok(life::Cancellation::Now),
+            (None, true) => Ok(life::Cancellation::AtEnd),
+            (Some(at), false) => {
+                let at = at.parse("#/at").map_err(|error| Problem::invalid_value(vec![error]))?;
+                Ok(life::Cancellation::At(at))
+            }
+            (Some(_), true) => Err(undescribed("#/atEnd", "it does not go with `at`")),
+        }
+    }
+}
+
+impl Pause {
+    fn parse(self) -> Result<Transition, Problem> {
+        let Self { from, until } = self;
+        let mut errors = FieldErrors::default();
+        let from = parse_instant(from.as_ref(), "#/from", &mut errors).flatten();
+        let until = parse_instant(until.as_ref(), "#/until", &mut errors).flatten();
+        errors.check()?;
+        Ok(Transition::Pause { from, until })
+    }
+}
+
+impl Renewal {
+    fn parse(self) -> Result<life::Renewal, Problem> {
+        let Self { valid_until, duration, from, grace_until } = self;
+        let mut errors = FieldErrors::default();
+        let grace_until = grace_until.map(|until| parse_instant(until.as_ref(), "#/graceUntil", &mut errors).flatten());
+        let end = match (valid_until, duration, from) {
+            (Some(until), None, None) => parse_instant(until.as_ref(), "#/validUntil", &mut errors).map(RenewedEnd::At),
+            (None, Some(duration), from) => errors.take(duration.parse("#/duration")).map(|period| match from {
+                None | Some(RenewedFrom::End) => RenewedEnd::AfterEnd(period),
+                Some(RenewedFrom::Now) => RenewedEnd::AfterNow(period),
+            }),
+            (Some(_), Some(_), _) => return Err(undescribed("#/duration", "it does not go with `validUntil`")),
+            (_, None, Some(_)) => return Err(undescribed("#/from", "it goes with `duration`")),
+            (None, None, None) => return Err(undescribed("#/validUntil", "it has to be there, or `duration`")),
+        };
+        match end {
+            Some(end) if errors.is_empty() => Ok(life::Renewal { end, grace_until }),
+            _ => Err(errors.into()),
+        }
     }
 }
 
@@ -439,8 +671,11 @@ impl From<Shown> for SubscriptionBody {
             id: id.into(),
             subject: subject.into(),
             scopes: scopes.as_slice().iter().map(Into::into).collect(),
-            valid_from: life.window.from().into(),
-            valid_until: life.window.until().map(Into::into),
+            valid_from: life.term.window().from().into(),
+            valid_until: life.term.window().until().map(Into::into),
+            grace_until: life.term.grace_until().map(Into::into),
+            paused_from: life.pause.map(|pause| pause.from().into()),
+            paused_until: life.pause.and_then(|pause| pause.until()).map(Into::into),
             canceled_at: life.canceled_at.map(Into::into),
             status,
             version,
@@ -453,6 +688,17 @@ impl From<Shown> for SubscriptionBody {
 impl<'de> Deserialize<'de> for SubjectType {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         word(deserializer, |text| subject::SubjectType::parse(text).map(Into::into), &["user", "client"])
+    }
+}
+
+impl<'de> Deserialize<'de> for RenewedFrom {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let parse = |text: &str| match text {
+            "end" => Some(Self::End),
+            "now" => Some(Self::Now),
+            _ => None,
+        };
+        word(deserializer, parse, &["end", "now"])
     }
 }
 
@@ -479,6 +725,8 @@ impl From<life::Status> for Status {
         match status {
             life::Status::Scheduled => Self::Scheduled,
             life::Status::Active => Self::Active,
+            life::Status::Paused => Self::Paused,
+            life::Status::Grace => Self::Grace,
             life::Status::Canceled => Self::Canceled,
             life::Status::Expired => Self::Expired,
         }

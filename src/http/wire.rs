@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::problem::FieldError;
 use crate::domain::{
+    period::{MAX_PERIOD_BYTES, Period},
     scope::{MAX_SCOPE_LENGTH, Scope},
     subject::{MAX_SUBJECT_ID_BYTES, SubjectId},
     time,
@@ -104,6 +105,15 @@ text! {
 }
 
 text! {
+    /// A period of the calendar in ISO 8601.
+    DurationText, "string", |schema| {
+        schema.format = Some("duration");
+        schema.max_length = Some(MAX_PERIOD_BYTES);
+        schema.example = Some("P1M".into());
+    }
+}
+
+text! {
     /// The id of a subscription.
     SubscriptionId, "string", |schema| {
         schema.format = Some("uuid");
@@ -143,6 +153,17 @@ impl From<DateTime<Utc>> for Timestamp {
     fn from(instant: DateTime<Utc>) -> Self {
         let digits = if instant.nanosecond() == 0 { SecondsFormat::Secs } else { SecondsFormat::Micros };
         Self(instant.to_rfc3339_opts(digits, true))
+    }
+}
+
+impl DurationText {
+    /// The period.
+    ///
+    /// # Errors
+    ///
+    /// A [`FieldError`] at `pointer` when it is no ISO 8601 duration, or one of no length.
+    pub fn parse(&self, pointer: &str) -> Result<Period, FieldError> {
+        Period::parse(&self.0).map_err(|error| FieldError::new(pointer, error))
     }
 }
 

@@ -7,7 +7,7 @@ use chrono::TimeDelta;
 use super::{Error, Expected, Origin, Result, Service, catalogue::NewCatalogueScope, subscription::NewSubscription};
 use crate::domain::{
     catalogue::{Description, Requires},
-    life::Status,
+    life::{Cancellation, Status, Transition},
     scope::Scope,
     subject::{Subject, SubjectId, SubjectType},
     subscription::{ScopeSet, Subscription},
@@ -18,15 +18,19 @@ pub const USER: &str = "myUserId22700111101";
 /// A client with a subscription of its own.
 pub const CLIENT: &str = "reporting-dashboard";
 
-/// A subscription of the demo: when it runs, in days from now, and whether it is canceled.
+/// A subscription of the demo: when it runs, in days from now, and what was done to it.
 struct Example {
     kind: SubjectType,
     id: &'static str,
     scopes: &'static [&'static str],
     from: i64,
     until: Option<i64>,
-    canceled: bool,
+    grace_until: Option<i64>,
+    done: Option<Transition>,
 }
+
+const CANCELED: Option<Transition> = Some(Transition::Cancel(Cancellation::Now));
+const PAUSED: Option<Transition> = Some(Transition::Pause { from: None, until: None });
 
 const SCOPES: [(&str, &str, Requires, bool); 5] = [
     ("email", "Mail in the customer's name", Requires::Any, true),
@@ -37,16 +41,18 @@ const SCOPES: [(&str, &str, Requires, bool); 5] = [
 ];
 
 const fn user(id: &'static str, scopes: &'static [&'static str], from: i64, until: Option<i64>) -> Example {
-    Example { kind: SubjectType::User, id, scopes, from, until, canceled: false }
+    Example { kind: SubjectType::User, id, scopes, from, until, grace_until: None, done: None }
 }
 
-const EXAMPLES: [Example; 8] = [
+const EXAMPLES: [Example; 10] = [
     user(USER, &["email"], -60, Some(-30)),
     user(USER, &["reports"], -10, Some(20)),
     user(USER, &["premium"], 5, Some(35)),
-    Example { canceled: true, ..user(USER, &["insights"], -10, Some(20)) },
+    Example { done: CANCELED, ..user(USER, &["insights"], -10, Some(20)) },
     user("jane", &["email", "premium"], -1, None),
-    Example { canceled: true, ..user("jane", &["reports"], -5, None) },
+    Example { done: CANCELED, ..user("jane", &["reports"], -5, None) },
+    Example { grace_until: Some(7), ..user("late", &["email", "reports"], -30, Some(-1)) },
+    Example { done: PAUSED, ..user("away", &["email", "reports"], -30, Some(60)) },
     Example { kind: SubjectType::Client, ..user(CLIENT, &["export", "premium"], -90, None) },
     Example { kind: SubjectType::Client, ..user("retired-app", &["export"], -90, Some(-1)) },
 ];
@@ -77,10 +83,11 @@ impl Service {
                 scopes: ScopeSet::new(example.scopes.iter().map(|name| scope(name)).collect()).expect("a set"),
                 valid_from: Some(now + TimeDelta::days(example.from)),
                 valid_until: example.until.map(|days| now + TimeDelta::days(days)),
+                grace_until: example.grace_until.map(|days| now + TimeDelta::days(days)),
             };
             let created = self.create_subscription(origin(), new).await?.subscription;
-            if example.canceled {
-                self.cancel_subscription(origin(), created.id, Expected::Any).await?;
+            if let Some(transition) = example.done {
+                self.transition_subscription(origin(), created.id, Expected::Any, transition).await?;
             } else if example.id == USER && created.status(now) == Status::Active {
                 cancelable = Some(created);
             }

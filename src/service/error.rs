@@ -2,7 +2,7 @@
 
 use crate::{
     domain::{
-        life::TransitionError,
+        life::{InvalidGrace, TransitionError},
         scope::Scope,
         token::{AlreadyRevoked, InvalidExpiry},
         window::InvalidWindow,
@@ -37,9 +37,15 @@ pub enum Error {
     /// The window would hold nothing.
     #[error(transparent)]
     Window(#[from] InvalidWindow),
+    /// The grace would not end after the window.
+    #[error(transparent)]
+    Grace(#[from] InvalidGrace),
     /// The resource's status does not allow it.
     #[error(transparent)]
     Transition(#[from] TransitionError),
+    /// The subscription was not deleted, so it cannot be restored.
+    #[error("the subscription was not deleted")]
+    NotDeleted,
     /// Another token has, or had, that name.
     #[error("a token of that name exists, or existed")]
     TokenExists,
@@ -74,6 +80,7 @@ impl From<crate::domain::subscription::PatchError> for Error {
         use crate::domain::subscription::PatchError;
         match error {
             PatchError::Window(error) => error.into(),
+            PatchError::Grace(error) => error.into(),
             PatchError::Transition(error) => error.into(),
         }
     }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{Error, Expected, Origin, Result, Service, Touched, in_time, new_id, to_its_end};
 use crate::{
     domain::{
-        life::Life,
+        life::{Term, Transition},
         scope::Scope,
         subject::Subject,
         subscription::{ScopeSet, Subscription, SubscriptionPatch},
@@ -32,6 +32,8 @@ pub struct NewSubscription {
     pub valid_from: Option<DateTime<Utc>>,
     /// The end of its window; none when it is open-ended.
     pub valid_until: Option<DateTime<Utc>>,
+    /// The end of the grace after it, if there is one.
+    pub grace_until: Option<DateTime<Utc>>,
 }
 
 /// A subscription with the present at which it is shown: its status is derived from both.
@@ -48,18 +50,19 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownScopes`] when scopes are not in the catalogue; [`Error::Window`] when it would hold nothing.
+    /// [`Error::UnknownScopes`] when scopes are not in the catalogue; [`Error::Window`] when it would hold nothing;
+    /// [`Error::Grace`] when the grace would not end after it.
     pub async fn create_subscription(self: &Arc<Self>, origin: Origin, new: NewSubscription) -> Result<Shown> {
         let service = Arc::clone(self);
         to_its_end(async move {
             let now = service.clock.now();
-            let NewSubscription { subject, scopes, valid_from, valid_until } = new;
-            let window = Window::new(valid_from.unwrap_or(now), valid_until)?;
+            let NewSubscription { subject, scopes, valid_from, valid_until, grace_until } = new;
+            let term = Term::new(Window::new(valid_from.unwrap_or(now), valid_until)?, grace_until)?;
             let subscription = Subscription {
                 id: new_id(now),
                 subject,
                 scopes,
-                life: Life { window, canceled_at: None },
+                life: term.into(),
                 version: 1,
                 created_at: now,
                 updated_at: now,
@@ -115,7 +118,7 @@ impl Service {
     /// # Errors
     ///
     /// [`Error::NotFound`]; [`Error::VersionMismatch`]; [`Error::AnotherSubject`]; [`Error::UnknownScopes`];
-    /// [`Error::Window`]; [`Error::Transition`] when it is canceled.
+    /// [`Error::Window`]; [`Error::Grace`]; [`Error::Transition`] when it is canceled.
     pub async fn patch_subscription(
         self: &Arc<Self>,
         origin: Origin,
@@ -148,21 +151,27 @@ impl Service {
         .await
     }
 
-    /// Cancels a subscription now.
+    /// Takes the life of a subscription through a transition.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`]; [`Error::VersionMismatch`]; [`Error::Transition`] when it is canceled or expired already.
-    pub async fn cancel_subscription(self: &Arc<Self>, origin: Origin, id: Uuid, expected: Expected) -> Result<Shown> {
+    /// [`Error::NotFound`]; [`Error::VersionMismatch`]; [`Error::Transition`] when it makes no sense.
+    pub async fn transition_subscription(
+        self: &Arc<Self>,
+        origin: Origin,
+        id: Uuid,
+        expected: Expected,
+        transition: Transition,
+    ) -> Result<Shown> {
         let service = Arc::clone(self);
         to_its_end(async move {
             let now = service.clock.now();
             let transaction = service.database.begin().await?;
             let old = store::subscription::lock(&transaction, id).await?.ok_or(Error::NotFound)?;
             expected.check(old.version)?;
-            let new = old.clone().cancel(now)?;
+            let new = old.clone().after(transition, now)?;
             store::subscription::update(&transaction, &old, &new).await?;
-            let seq = store::change::insert(&transaction, change(&origin, now, "cancel", &new)).await?;
+            let seq = store::change::insert(&transaction, change(&origin, now, transition.as_str(), &new)).await?;
             service.commit(transaction, seq, Touched::Subject(new.subject.clone())).await?;
             Ok(Shown { subscription: new, now })
         })
@@ -184,6 +193,31 @@ impl Service {
             store::subscription::delete(&transaction, id, subscription.version, now).await?;
             let seq = store::change::insert(&transaction, change(&origin, now, "delete", &subscription)).await?;
             service.commit(transaction, seq, Touched::Subject(subscription.subject.clone())).await
+        })
+        .await
+    }
+
+    /// Brings a deleted subscription back, as it was before: as if it had been there all the time.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there never was one; [`Error::VersionMismatch`]; [`Error::NotDeleted`].
+    pub async fn restore_subscription(self: &Arc<Self>, origin: Origin, id: Uuid, expected: Expected) -> Result<Shown> {
+        let service = Arc::clone(self);
+        to_its_end(async move {
+            let now = service.clock.now();
+            let transaction = service.database.begin().await?;
+            let found = store::subscription::lock_any(&transaction, id).await?;
+            let (old, is_deleted) = found.ok_or(Error::NotFound)?;
+            expected.check(old.version)?;
+            if !is_deleted {
+                return Err(Error::NotDeleted);
+            }
+            let new = old.clone().restored(now);
+            store::subscription::update(&transaction, &old, &new).await?;
+            let seq = store::change::insert(&transaction, change(&origin, now, "restore", &new)).await?;
+            service.commit(transaction, seq, Touched::Subject(new.subject.clone())).await?;
+            Ok(Shown { subscription: new, now })
         })
         .await
     }

@@ -9,8 +9,9 @@ use super::{
     catalogue::scope,
     error::{Error, Result},
     lane::Connection,
+    subscription::life,
 };
-use crate::domain::{facts::Facts, life::Life, scope::Scope, subject::Subject, window::Window};
+use crate::domain::{facts::Facts, life::Life, scope::Scope, subject::Subject};
 
 // Both statements are constant, so each is parsed and planned once a connection, however many subjects it asks for.
 // `place` is the subject's position in the question: the ids need not come back.
@@ -18,7 +19,8 @@ use crate::domain::{facts::Facts, life::Life, scope::Scope, subject::Subject, wi
 /// Public so that a test can ask the database for its plan.
 #[doc(hidden)]
 pub const POSTGRES: &str = "
-SELECT wanted.place, named.scope, subscription.valid_from, subscription.valid_until, subscription.canceled_at
+SELECT wanted.place, named.scope, subscription.valid_from, subscription.valid_until, subscription.grace_until,
+    subscription.paused_from, subscription.paused_until, subscription.canceled_at
 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (subject_type, subject_id, place)
 JOIN subscription ON subscription.subject_type = wanted.subject_type
     AND subscription.subject_id = wanted.subject_id AND subscription.deleted_at IS NULL
@@ -27,7 +29,8 @@ JOIN subscription_scope AS named ON named.subscription_id = subscription.id";
 /// `CROSS JOIN` keeps SQLite from choosing another order than the written one, which is the right one at every size.
 #[doc(hidden)]
 pub const SQLITE: &str = "
-SELECT wanted.key + 1 AS place, named.scope, subscription.valid_from, subscription.valid_until, subscription.canceled_at
+SELECT wanted.key + 1 AS place, named.scope, subscription.valid_from, subscription.valid_until,
+    subscription.grace_until, subscription.paused_from, subscription.paused_until, subscription.canceled_at
 FROM json_each(?1) AS wanted
 CROSS JOIN subscription ON subscription.subject_type = json_extract(wanted.value, '$[0]')
     AND subscription.subject_id = json_extract(wanted.value, '$[1]') AND subscription.deleted_at IS NULL
@@ -70,8 +73,9 @@ where
     let mut pairs: HashMap<usize, Vec<(Scope, Life)>> = HashMap::with_capacity(subjects);
     for row in rows {
         let place = usize::try_from(row.try_get::<i64, _>(0)?).map_err(|_| Error::corrupt("place"))?;
-        let window = Window::new(row.try_get(2)?, row.try_get(3)?).map_err(|_| Error::corrupt("valid_until"))?;
-        let life = Life { window, canceled_at: row.try_get(4)? };
+        let window = (row.try_get(2)?, row.try_get(3)?);
+        let pause = (row.try_get(5)?, row.try_get(6)?);
+        let life = life(window, row.try_get(4)?, pause, row.try_get(7)?)?;
         pairs.entry(place).or_default().push((scope(row.try_get(1)?)?, life));
     }
     let facts = |place| pairs.remove(&place).map_or_else(Facts::default, Facts::new);

@@ -18,7 +18,7 @@ use super::{
     error::{Error, Result},
 };
 use crate::domain::{
-    life::{Life, Status},
+    life::{Life, Status, Term},
     scope::Scope,
     subject::{Subject, SubjectId, SubjectType},
     subscription::{ScopeSet, Subscription},
@@ -34,7 +34,7 @@ pub struct Filter {
     pub scope: Option<Scope>,
     /// Of this status at the present that the list was asked with.
     pub status: Option<Status>,
-    /// Active at this instant.
+    /// Granting its scopes at this instant.
     pub active_at: Option<DateTime<Utc>>,
 }
 
@@ -56,6 +56,19 @@ pub async fn find<C: ConnectionTrait>(connection: &C, id: Uuid) -> Result<Option
 pub async fn lock(transaction: &DatabaseTransaction, id: Uuid) -> Result<Option<Subscription>> {
     let row = Entity::find_by_id(id).filter(Column::DeletedAt.is_null()).lock_exclusive().one(transaction).await?;
     with_scopes(transaction, row.into_iter().collect()).await.map(|mut found| found.pop())
+}
+
+/// The subscription of an id, deleted or not, held against other writers until the transaction ends; and whether it was
+/// deleted.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`] when the database cannot be asked.
+pub async fn lock_any(transaction: &DatabaseTransaction, id: Uuid) -> Result<Option<(Subscription, bool)>> {
+    let Some(row) = Entity::find_by_id(id).lock_exclusive().one(transaction).await? else { return Ok(None) };
+    let is_deleted = row.deleted_at.is_some();
+    let found = with_scopes(transaction, vec![row]).await?.pop();
+    Ok(found.map(|subscription| (subscription, is_deleted)))
 }
 
 /// Up to `limit` subscriptions after an id, ascending by id. A status is one at `now`.
@@ -87,7 +100,8 @@ pub async fn list<C: ConnectionTrait>(
         condition = condition.add(has_status(*status, now));
     }
     if let Some(instant) = active_at {
-        condition = condition.add(has_status(Status::Active, *instant));
+        let granting = [Status::Active, Status::Grace].map(|status| has_status(status, *instant));
+        condition = condition.add(granting.into_iter().fold(Condition::any(), Condition::add));
     }
     if let Some(after) = after {
         condition = condition.add(Column::Id.gt(after));
@@ -99,12 +113,26 @@ pub async fn list<C: ConnectionTrait>(
 /// [`Life::status`] as a condition: a repetition of that rule, which the agreement test holds to it.
 fn has_status(status: Status, now: DateTime<Utc>) -> Condition {
     let not_canceled = Condition::any().add(Column::CanceledAt.is_null()).add(Column::CanceledAt.gt(now));
+    let begun = Column::ValidFrom.lte(now);
     let unfinished = Condition::any().add(Column::ValidUntil.is_null()).add(Column::ValidUntil.gt(now));
+    // A grace ends after the window, so one that has not ended has begun, or will.
+    let in_grace = Condition::all().add(Column::ValidUntil.lte(now)).add(Column::GraceUntil.gt(now));
+    let no_grace = Condition::any().add(Column::GraceUntil.is_null()).add(Column::GraceUntil.lte(now));
+    let not_paused = Condition::any()
+        .add(Column::PausedFrom.is_null())
+        .add(Column::PausedFrom.gt(now))
+        .add(Column::PausedUntil.lte(now));
+    let paused = Condition::all()
+        .add(Column::PausedFrom.lte(now))
+        .add(Condition::any().add(Column::PausedUntil.is_null()).add(Column::PausedUntil.gt(now)));
+    let living = Condition::all().add(not_canceled);
     match status {
         Status::Canceled => Condition::all().add(Column::CanceledAt.lte(now)),
-        Status::Scheduled => Condition::all().add(not_canceled).add(Column::ValidFrom.gt(now)),
-        Status::Active => Condition::all().add(not_canceled).add(Column::ValidFrom.lte(now)).add(unfinished),
-        Status::Expired => Condition::all().add(not_canceled).add(Column::ValidUntil.lte(now)),
+        Status::Scheduled => living.add(Column::ValidFrom.gt(now)),
+        Status::Active => living.add(begun).add(unfinished).add(not_paused),
+        Status::Paused => living.add(begun).add(Condition::any().add(unfinished).add(in_grace)).add(paused),
+        Status::Grace => living.add(in_grace).add(not_paused),
+        Status::Expired => living.add(Column::ValidUntil.lte(now)).add(no_grace),
     }
 }
 
@@ -118,7 +146,7 @@ pub async fn insert(transaction: &DatabaseTransaction, subscription: &Subscripti
     insert_scopes(transaction, subscription.id, subscription.scopes.as_slice()).await
 }
 
-/// Writes a subscription that was locked before, and its scopes when they changed.
+/// Writes a subscription that was locked before, and its scopes when they changed. One that was deleted is there again.
 ///
 /// # Errors
 ///
@@ -187,13 +215,16 @@ fn to_row(subscription: &Subscription) -> ActiveModel {
     // Taken apart field by field, so that a field added to the domain cannot be forgotten here. The scopes are rows of
     // their own.
     let Subscription { id, subject, scopes: _, life, version, created_at, updated_at } = subscription;
-    let Life { window, canceled_at } = life;
+    let Life { term, pause, canceled_at } = life;
     ActiveModel {
         id: Set(*id),
         subject_type: Set(subject.kind.as_str().to_owned()),
         subject_id: Set(subject.id.as_str().to_owned()),
-        valid_from: Set(window.from()),
-        valid_until: Set(window.until()),
+        valid_from: Set(term.window().from()),
+        valid_until: Set(term.window().until()),
+        grace_until: Set(term.grace_until()),
+        paused_from: Set(pause.map(|pause| pause.from())),
+        paused_until: Set(pause.and_then(|pause| pause.until())),
         canceled_at: Set(*canceled_at),
         deleted_at: Set(None),
         version: Set(*version),
@@ -209,6 +240,9 @@ fn from_row(scopes: Vec<Scope>, row: Model) -> Result<Subscription> {
         subject_id,
         valid_from,
         valid_until,
+        grace_until,
+        paused_from,
+        paused_until,
         canceled_at,
         deleted_at: _,
         version,
@@ -222,12 +256,25 @@ fn from_row(scopes: Vec<Scope>, row: Model) -> Result<Subscription> {
             id: SubjectId::parse(&subject_id).map_err(|_| Error::corrupt("subject_id"))?,
         },
         scopes: ScopeSet::new(scopes).map_err(|_| Error::corrupt("scopes"))?,
-        life: Life {
-            window: Window::new(valid_from, valid_until).map_err(|_| Error::corrupt("valid_until"))?,
-            canceled_at,
-        },
+        life: life((valid_from, valid_until), grace_until, (paused_from, paused_until), canceled_at)?,
         version,
         created_at,
         updated_at,
+    })
+}
+
+/// The life that the columns of a window, a grace, a pause and a cancellation hold.
+pub(super) fn life(
+    (valid_from, valid_until): (DateTime<Utc>, Option<DateTime<Utc>>),
+    grace_until: Option<DateTime<Utc>>,
+    (paused_from, paused_until): (Option<DateTime<Utc>>, Option<DateTime<Utc>>),
+    canceled_at: Option<DateTime<Utc>>,
+) -> Result<Life> {
+    let window = Window::new(valid_from, valid_until).map_err(|_| Error::corrupt("valid_until"))?;
+    let pause = paused_from.map(|from| Window::new(from, paused_until)).transpose();
+    Ok(Life {
+        term: Term::new(window, grace_until).map_err(|_| Error::corrupt("grace_until"))?,
+        pause: pause.map_err(|_| Error::corrupt("paused_until"))?,
+        canceled_at,
     })
 }

@@ -6,7 +6,7 @@ use tollgate::{
     domain::{
         catalogue::{CatalogueScope, Requires},
         facts::{Facts, Standing},
-        life::{Life, Status},
+        life::{Life, Status, Term},
         scope::Scope,
         subject::{Subject, SubjectId, SubjectType},
         subscription::{ScopeSet, Subscription},
@@ -50,15 +50,29 @@ fn presents() -> Vec<DateTime<Utc>> {
     presents
 }
 
-/// Every life whose window and cancellation lie on boundaries.
+/// Every life whose window and cancellation lie on boundaries; and of a few boundaries close to each other, every one
+/// with a grace and a pause besides.
 fn lives() -> Vec<Life> {
     let mut lives = Vec::new();
+    let close = || boundaries().into_iter().skip(3).take(4);
+    let windows = || {
+        let ends = || close().map(Some).chain([None]);
+        close().flat_map(move |from| ends().filter_map(move |until| Window::new(from, until).ok()))
+    };
+    for (window, grace_until) in
+        windows().flat_map(|window| close().map(Some).chain([None]).map(move |end| (window, end)))
+    {
+        let Ok(term) = Term::new(window, grace_until) else { continue };
+        for pause in windows().map(Some).chain([None]) {
+            lives.extend(close().map(Some).chain([None]).map(|canceled_at| Life { term, pause, canceled_at }));
+        }
+    }
     let ends = || boundaries().into_iter().map(Some).chain([None]);
     for from in boundaries() {
         for until in ends() {
             for canceled_at in ends() {
                 if let Ok(window) = Window::new(from, until) {
-                    lives.push(Life { window, canceled_at });
+                    lives.push(Life { canceled_at, ..window.into() });
                 }
             }
         }
@@ -76,7 +90,8 @@ fn user(id: &str) -> Subject {
 
 fn subscription(id: Uuid, subject: Subject, scopes: &[&str], life: Life) -> Subscription {
     let scopes = ScopeSet::new(scopes.iter().map(|name| scope(name)).collect()).expect("a set");
-    let (created_at, updated_at) = (life.window.from(), life.canceled_at.unwrap_or(instant("2026-01-01T00:00:00.25Z")));
+    let (created_at, updated_at) =
+        (life.term.window().from(), life.canceled_at.unwrap_or(instant("2026-01-01T00:00:00.25Z")));
     Subscription { id, subject, scopes, life, version: 7, created_at, updated_at }
 }
 
@@ -123,9 +138,11 @@ on_both! {
         let mut all: Vec<_> = (0..).zip(lives()).map(|(number, life)| subscription(scattered_id(number), user("u"), &["email"], life)).collect();
         record(&opened, &all).await;
         all.sort_by_key(|subscription| subscription.id);
-        let statuses = |now, status| -> Vec<Uuid> {
-            all.iter().filter(|subscription| subscription.life.status(now) == status).map(|subscription| subscription.id).collect()
+        let within = |now, statuses: &[Status]| -> Vec<Uuid> {
+            all.iter().filter(|subscription| statuses.contains(&subscription.life.status(now))).map(|subscription| subscription.id).collect()
         };
+        let statuses = |now, status| within(now, &[status]);
+        let granting = |now| within(now, &[Status::Active, Status::Grace]);
         let elsewhere = instant("2026-06-15T12:00:00.25Z");
         let canceled = statuses(elsewhere, Status::Canceled);
         let mut seen = [0; Status::ALL.len()];
@@ -137,9 +154,9 @@ on_both! {
                 *count += expected.len();
             }
             let filter = Filter { active_at: Some(now), ..Filter::default() };
-            assert_eq!(ids(&opened, &filter, elsewhere).await, statuses(now, Status::Active), "active at {now}");
+            assert_eq!(ids(&opened, &filter, elsewhere).await, granting(now), "active at {now}");
             let filter = Filter { active_at: Some(now), status: Some(Status::Canceled), ..Filter::default() };
-            let mut expected = statuses(now, Status::Active);
+            let mut expected = granting(now);
             expected.retain(|id| canceled.contains(id));
             assert_eq!(ids(&opened, &filter, elsewhere).await, expected, "active at {now}, canceled by now");
         }
@@ -159,7 +176,7 @@ on_both! {
         let now = instant("2026-06-15T12:00:00Z");
         let listed = store::subscription::list(opened.readers(), &Filter::default(), now, None, ALL).await.expect("a list");
         assert_eq!(listed, all);
-        for expected in all.iter().step_by(25) {
+        for expected in all.iter().step_by(50) {
             let found = store::subscription::find(opened.readers(), expected.id).await.expect("asked");
             assert_eq!(found.as_ref(), Some(expected));
         }
@@ -201,7 +218,7 @@ on_both! {
 
         let loaded = load_facts(&opened, &subjects).await.expect("facts");
         assert_eq!(loaded.len(), subjects.len());
-        let mut seen = [0; 5];
+        let mut seen = [0; 7];
         for (subject, loaded) in subjects.iter().zip(&loaded) {
             let own: Vec<_> = subscriptions.iter().filter(|subscription| subscription.subject == *subject).collect();
             assert_eq!(loaded.is_empty(), own.is_empty(), "{:?}", subject.id);
@@ -232,7 +249,7 @@ on_both! {
         register(&opened, &["email"]).await;
         let mut presents = presents();
         let rows: Vec<_> = (0..).zip(&presents).map(|(number, from)| {
-            let life = Life { window: Window::new(*from, None).expect("a window"), canceled_at: None };
+            let life = Window::new(*from, None).expect("a window").into();
             subscription(scattered_id(number), user("u"), &["email"], life)
         }).collect();
         record(&opened, &rows).await;
@@ -261,7 +278,7 @@ on_both! {
         }
         assert_eq!(found, sorted);
 
-        let life = Life { window: Window::new(instant("2026-01-01T00:00:00Z"), None).expect("a window"), canceled_at: None };
+        let life = Life::from(Window::new(instant("2026-01-01T00:00:00Z"), None).expect("a window"));
         let mut expected: Vec<Uuid> = (0..100).map(scattered_id).collect();
         expected.extend([Uuid::nil(), Uuid::max(), Uuid::from_u128(1 << 127), Uuid::from_u128((1 << 127) - 1), Uuid::from_u128(0xFF)]);
         let rows: Vec<_> = expected.iter().map(|id| subscription(*id, user("u"), &["a", "zz"], life)).collect();
@@ -270,7 +287,7 @@ on_both! {
         let (mut found, mut after) = (Vec::new(), None);
         let filter = Filter { subject: Some(user("u")), scope: Some(scope("zz")), ..Filter::default() };
         loop {
-            let page = store::subscription::list(opened.readers(), &filter, life.window.from(), after, 7).await.expect("a page");
+            let page = store::subscription::list(opened.readers(), &filter, life.term.window().from(), after, 7).await.expect("a page");
             let Some(last) = page.last() else { break };
             after = Some(last.id);
             found.extend(page.into_iter().map(|subscription| subscription.id));
@@ -280,8 +297,8 @@ on_both! {
     }
 }
 
-/// The best standing that any of these subscriptions gives, in the words of the rule: active before scheduled before
-/// canceled before expired.
+/// The best standing that any of these subscriptions gives, in the words of the rule: active before grace before paused
+/// before scheduled before canceled before expired.
 fn best(subscriptions: &[&Subscription], name: &str, now: DateTime<Utc>) -> Standing {
     let naming =
         |subscription: &&&Subscription| subscription.scopes.as_slice().iter().any(|scope| scope.as_str() == name);
@@ -290,6 +307,10 @@ fn best(subscriptions: &[&Subscription], name: &str, now: DateTime<Utc>) -> Stan
     let has = |status| statuses.contains(&status);
     if has(Status::Active) {
         Standing::Active
+    } else if has(Status::Grace) {
+        Standing::Grace
+    } else if has(Status::Paused) {
+        Standing::Paused
     } else if has(Status::Scheduled) {
         Standing::Scheduled
     } else if has(Status::Canceled) {

@@ -30,6 +30,8 @@ struct WithBody {
     before: &'static str,
     after: &'static str,
     is_hook: bool,
+    /// Whether it takes no body at all.
+    is_optional: bool,
 }
 
 impl WithBody {
@@ -43,6 +45,7 @@ impl WithBody {
             before,
             after,
             is_hook: path == ACCESS_TOKEN || path == TOKEN,
+            is_optional: ["/cancel", "/pause", "/resume"].iter().any(|verb| path.ends_with(verb)),
         };
         vec![
             new("POST", ACCESS_TOKEN, r#"{"user":{"id":"#, r#"},"client":{"id":"c"},"scopes":[]}"#),
@@ -64,6 +67,9 @@ impl WithBody {
             ),
             new("PATCH", &subscription, r#"{"scopes":["email"],"validFrom":"#, "}"),
             new("POST", &format!("{subscription}/cancel"), "{", "}"),
+            new("POST", &format!("{subscription}/pause"), r#"{"until":"#, "}"),
+            new("POST", &format!("{subscription}/renew"), r#"{"duration":"#, "}"),
+            new("POST", &format!("{subscription}/resume"), "{", "}"),
             new("POST", "/v1/tokens", r#"{"role":"reader","expiresAt":null,"name":"#, "}"),
         ]
     }
@@ -98,6 +104,11 @@ fn paths() -> Vec<(&'static str, &'static [&'static str])> {
         ("/v1/subscriptions", &["GET", "HEAD", "POST"]),
         (NOBODY, &["DELETE", "GET", "HEAD", "PATCH"]),
         ("/v1/subscriptions/x/cancel", &["POST"]),
+        ("/v1/subscriptions/x/uncancel", &["POST"]),
+        ("/v1/subscriptions/x/pause", &["POST"]),
+        ("/v1/subscriptions/x/resume", &["POST"]),
+        ("/v1/subscriptions/x/renew", &["POST"]),
+        ("/v1/subscriptions/x/restore", &["POST"]),
         ("/v1/entitlements", &["GET", "HEAD"]),
         ("/v1/tokens", &["GET", "HEAD", "POST"]),
         ("/v1/tokens/x", &["GET", "HEAD"]),
@@ -142,8 +153,8 @@ on_both! {
                 operation.refuse(&app, format!("{prefix}{whole}{suffix}").into_bytes()).await;
             }
             for end in 0..whole.len() {
-                // An absent body may cancel.
-                if end > 0 || operation.before != "{" {
+                // An absent body may cancel, or pause.
+                if end > 0 || !operation.is_optional {
                     operation.refuse(&app, whole.as_bytes()[..end].to_vec()).await;
                 }
             }
@@ -540,7 +551,7 @@ on_both! {
         let app = database.app().await;
         app.register("email").await;
         for path in [
-            "/", "/v1", "/v1/", "/v2/scopes", "/v1/scopes/", "/v1/scopes/a/b", "/v1/subscriptions/", "/v1/subscriptions/x/", "/v1/subscriptions/x/pause",
+            "/", "/v1", "/v1/", "/v2/scopes", "/v1/scopes/", "/v1/scopes/a/b", "/v1/subscriptions/", "/v1/subscriptions/x/", "/v1/subscriptions/x/freeze",
             "/v1/entitlements/", "/v1/entitlements/x", "//v1/scopes", "/V1/scopes", "/v1/scopes%2Femail", "/v1%2Fscopes", "/v1/../v1/scopes", "/livez",
             "/metrics", "/v1/customize-token/", "/openapi", "/favicon.ico", "/%", "/%ff", "/*", "/v1/{name}",
         ] {
@@ -568,7 +579,7 @@ on_both! {
         let closed = database.app_with(Options { management_auth: ManagementAuth::default(), ..Options::default() }).await;
         let operations: Vec<(&str, &str)> = paths().into_iter().filter(|(path, _)| path.starts_with("/v1/") && !path.contains("customize"))
             .flat_map(|(path, methods)| methods.iter().filter(|method| **method != "HEAD").map(move |method| (*method, path))).collect();
-        assert_eq!(operations.len(), 16);
+        assert_eq!(operations.len(), 21);
         let long = format!("Bearer {}", "x".repeat(8 * 1024 + 1));
         let refused = [
             "", "Bearer", "Bearer ", "Bearer admin-toke", "Bearer admin-token2", "Bearer admin-token ,", "Bearer Admin-Token", "admin-token",
@@ -676,6 +687,8 @@ on_both! {
             ("PATCH", subscription.clone(), json!({"validUntil": null})),
             ("DELETE", subscription.clone(), Value::Null),
             ("POST", format!("{subscription}/cancel"), json!({})),
+            ("POST", format!("{subscription}/renew"), json!({"duration": "P1M"})),
+            ("POST", format!("{subscription}/restore"), json!({})),
             ("GET", "/v1/entitlements?subjectType=user&subjectId=u".to_owned(), Value::Null),
             ("POST", "/v1/tokens".to_owned(), json!({"name": "x", "role": "reader", "expiresAt": null})),
             ("GET", "/v1/tokens".to_owned(), Value::Null),
@@ -689,7 +702,7 @@ on_both! {
             assert_eq!(answer.header("retry-after"), Some("1"), "{method} {path}");
             *seen.entry(method).or_default() += 1;
         }
-        assert_eq!(seen.into_iter().collect::<Vec<_>>(), [("DELETE", 2), ("GET", 7), ("PATCH", 2), ("POST", 5)]);
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), [("DELETE", 2), ("GET", 7), ("PATCH", 2), ("POST", 7)]);
         // What is wrong by itself needs no database to say so.
         app.refuse("POST", "/v1/scopes", &json!({"name": " "}), (422, "invalid_value"), &["#/name"]).await;
         app.refuse_query("/v1/scopes?limit=0", &["?limit"]).await;

@@ -173,6 +173,7 @@ on_both! {
             scopes: ScopeSet::new(vec![email]).expect("scopes"),
             valid_from: Some(instant("2026-01-01T00:00:00Z")),
             valid_until: None,
+            grace_until: None,
         };
         let id = app.service.create_subscription(origin.clone(), new).await.expect("created").subscription.id;
         // Writes that were begun, and writes that were answered. Each even one gives the scope, each odd one takes it.

@@ -28,7 +28,7 @@ enum Needs {
 }
 
 /// Every route, and who may call it. One that is added needs a row here.
-const ROUTES: [(&str, &str, Needs); 27] = [
+const ROUTES: [(&str, &str, Needs); 32] = [
     ("POST", "/v1/customize-access-token", Needs::Hook),
     ("POST", "/v1/customize-token", Needs::Hook),
     ("GET", "/v1/scopes", Needs::Reader),
@@ -42,6 +42,11 @@ const ROUTES: [(&str, &str, Needs); 27] = [
     ("PATCH", "/v1/subscriptions/{id}", Needs::Writer),
     ("DELETE", "/v1/subscriptions/{id}", Needs::Writer),
     ("POST", "/v1/subscriptions/{id}/cancel", Needs::Writer),
+    ("POST", "/v1/subscriptions/{id}/uncancel", Needs::Writer),
+    ("POST", "/v1/subscriptions/{id}/pause", Needs::Writer),
+    ("POST", "/v1/subscriptions/{id}/resume", Needs::Writer),
+    ("POST", "/v1/subscriptions/{id}/renew", Needs::Writer),
+    ("POST", "/v1/subscriptions/{id}/restore", Needs::Writer),
     ("GET", "/v1/entitlements", Needs::Reader),
     ("GET", "/v1/tokens", Needs::Admin),
     ("POST", "/v1/tokens", Needs::Admin),

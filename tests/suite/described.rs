@@ -228,7 +228,8 @@ pub fn faults(schema: &Value) -> String {
         }
     }
     for keyword in ["type", "format"] {
-        let known = ["object", "array", "string", "integer", "boolean", "date-time", "uuid", "uint16", "int64"];
+        let known =
+            ["object", "array", "string", "integer", "boolean", "date-time", "duration", "uuid", "uint16", "int64"];
         if schema.get(keyword).is_some_and(|word| !known.contains(&word.as_str().unwrap_or_default())) {
             fault(&format!("unknown {keyword}"));
         }
@@ -278,6 +279,7 @@ fn check_text(schema: &Value, text: &str, refuse: &mut impl FnMut(&str)) {
     }
     let is_of_format = match schema["format"].as_str() {
         Some("date-time") => DateTime::parse_from_rfc3339(text).is_ok(),
+        Some("duration") => text.starts_with('P') && text.ends_with(|unit: char| unit.is_ascii_uppercase()),
         Some("uuid") => text.len() == 36 && Uuid::try_parse(text).is_ok(),
         _ => true,
     };

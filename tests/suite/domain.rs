@@ -12,7 +12,7 @@ use tollgate::domain::{
     decision::{Knowledge, OnUnknown, Outcome, Parties, Reason, Stance, Unmanaged, decide},
     entitlement::entitlements,
     facts::Facts,
-    life::Life,
+    life::{Life, Term},
     scope::Scope,
     window::Window,
 };
@@ -24,14 +24,16 @@ const NAMES: [&str; 4] = ["b", "bb", "email", "A"];
 const OTHERS: [&str; 11] = ["openid", "offline_access", "B", "b ", " email", "a", "", " ", "\"", "\\", "🎫"];
 
 /// From this instant on nothing changes: every bound lies before it.
-const END: i64 = 12;
+const END: i64 = 14;
 
-/// One subscription to one scope: from, until, canceled at.
+/// One subscription to one scope.
 #[derive(Debug, Clone, Copy)]
 struct Raw {
     scope: &'static str,
     from: i64,
     until: Option<i64>,
+    grace_until: Option<i64>,
+    pause: Option<(i64, Option<i64>)>,
     canceled_at: Option<i64>,
 }
 
@@ -49,24 +51,32 @@ struct World {
 
 /// What became of a subscription by `now`, found by living through every instant until then.
 fn fate(raw: Raw, now: i64) -> &'static str {
-    let mut fate = "scheduled";
+    let (mut fate, mut is_paused, mut is_canceled) = ("scheduled", false, false);
     for instant in 0..=now {
         if raw.until == Some(instant) && fate == "active" {
+            fate = "grace";
+        }
+        if fate == "grace" && (raw.grace_until.is_none() || raw.grace_until == Some(instant)) {
             fate = "expired";
         }
         if raw.from == instant && fate == "scheduled" {
             fate = "active";
         }
-        if raw.canceled_at == Some(instant) {
-            fate = "canceled";
+        if let Some((from, until)) = raw.pause {
+            is_paused = if from == instant { true } else { is_paused && until != Some(instant) };
         }
+        is_canceled = is_canceled || raw.canceled_at == Some(instant);
     }
-    fate
+    match fate {
+        _ if is_canceled => "canceled",
+        "active" | "grace" if is_paused => "paused",
+        fate => fate,
+    }
 }
 
 /// The first reason that applies to any of the subscriptions, in the order in which the design lists them.
 fn first_reason(subscriptions: &[Raw], scope: &str, now: i64) -> &'static str {
-    for reason in ["active", "scheduled", "canceled", "expired"] {
+    for reason in ["active", "grace", "paused", "scheduled", "canceled", "expired"] {
         for raw in subscriptions {
             if raw.scope == scope && fate(*raw, now) == reason {
                 return reason;
@@ -74,6 +84,11 @@ fn first_reason(subscriptions: &[Raw], scope: &str, now: i64) -> &'static str {
         }
     }
     "no_subscription"
+}
+
+/// Whether that reason says that a scope is held.
+fn is_held(reason: &str) -> bool {
+    ["active", "grace"].contains(&reason)
 }
 
 /// The first instant after `now` at which `holds` is false, when it is true at `now` and not for ever.
@@ -108,7 +123,8 @@ fn expected_outcome<'a>(world: &World, scope: &'a str, now: i64) -> Expected<'a>
         ("user", Some(user)) => first_reason(user, scope, now),
         ("all", Some(user)) => {
             let reasons = [first_reason(user, scope, now), first_reason(&world.client, scope, now)];
-            reasons.into_iter().find(|reason| *reason != "active").unwrap_or("active")
+            let missing = reasons.into_iter().find(|reason| !is_held(reason));
+            missing.unwrap_or(if reasons.contains(&"grace") { "grace" } else { "active" })
         }
         ("client", _) | ("any", None) => first_reason(&world.client, scope, now),
         // Either will do, so it is as if one party had all the subscriptions.
@@ -116,7 +132,7 @@ fn expected_outcome<'a>(world: &World, scope: &'a str, now: i64) -> Expected<'a>
         (unknown, _) => panic!("no rule is called {unknown}"),
     };
     match (reason, enforced) {
-        ("active", _) => (scope, true, "active", None),
+        (reason, _) if is_held(reason) => (scope, true, reason, None),
         (_, true) => (scope, false, reason, None),
         (_, false) => (scope, true, "not_enforced", Some(reason)),
     }
@@ -133,8 +149,12 @@ fn scope(name: &str) -> Scope {
 }
 
 fn life(raw: Raw) -> Life {
-    let window = Window::new(at(raw.from), raw.until.map(at)).expect("a window");
-    Life { window, canceled_at: raw.canceled_at.map(at) }
+    let window = |from, until: Option<i64>| Window::new(at(from), until.map(at)).expect("a window");
+    Life {
+        term: Term::new(window(raw.from, raw.until), raw.grace_until.map(at)).expect("a term"),
+        pause: raw.pause.map(|(from, until)| window(from, until)),
+        canceled_at: raw.canceled_at.map(at),
+    }
 }
 
 fn facts(subscriptions: &[Raw]) -> Facts {
@@ -160,10 +180,14 @@ fn outcomes(world: &World, now: i64) -> Vec<Outcome<'_>> {
 // The worlds.
 
 fn raws(most: usize) -> impl Strategy<Value = Vec<Raw>> {
-    let raw = (select(&NAMES[..]), 0..6_i64, option::weighted(0.8, 1..=4_i64), option::weighted(0.3, 0..10_i64));
-    let raw = raw.prop_map(|(scope, from, length, canceled_at)| {
+    let window = (0..6_i64, option::weighted(0.8, 1..=4_i64), option::weighted(0.4, 1..=4_i64));
+    let pause = option::weighted(0.4, (0..10_i64, option::weighted(0.7, 1..=4_i64)));
+    let raw = (select(&NAMES[..]), window, pause, option::weighted(0.3, 0..10_i64));
+    let raw = raw.prop_map(|(scope, (from, length, grace), pause, canceled_at)| {
         let until = length.map(|length| from + length);
-        Raw { scope, from, until, canceled_at }
+        let grace_until = until.zip(grace).map(|(until, grace)| until + grace);
+        let pause = pause.map(|(from, length)| (from, length.map(|length| from + length)));
+        Raw { scope, from, until, grace_until, pause, canceled_at }
     });
     vec(raw, 0..=most)
 }
@@ -230,7 +254,7 @@ proptest! {
             for (item, name) in items.into_iter().zip(&names) {
                 let reason = |instant| first_reason(&world.client, name, instant);
                 prop_assert_eq!(Reason::from(item.standing).as_str(), reason(now), "{} at {}", name, now);
-                let until = first_gap(|instant| reason(instant) == "active", now);
+                let until = first_gap(|instant| is_held(reason(instant)), now);
                 prop_assert_eq!(item.until, until.map(at), "{} at {}", name, now);
             }
         }
@@ -249,7 +273,7 @@ proptest! {
                 let reason = |instant| first_reason(&raws, name, instant);
                 let standing = facts.standing(name, at(now));
                 prop_assert_eq!(Reason::from(standing).as_str(), reason(now), "{} at {}", name, now);
-                let until = first_gap(|instant| reason(instant) == "active", now);
+                let until = first_gap(|instant| is_held(reason(instant)), now);
                 prop_assert_eq!(facts.held_until(name, at(now)), until.map(at), "{} at {}", name, now);
             }
         }
@@ -258,7 +282,7 @@ proptest! {
     #[test]
     fn a_run_ends_at_the_first_gap_on_the_line_of_instants(raws in raws(8)) {
         let held: BTreeSet<_> = raws.iter().flat_map(|raw| raw.from..raw.until.unwrap_or(END + 1)).collect();
-        let windows: Vec<_> = raws.iter().map(|raw| life(*raw).window).collect();
+        let windows: Vec<_> = raws.iter().map(|raw| life(*raw).term.window()).collect();
         for now in 0..10 {
             let expected = first_gap(|instant| held.contains(&instant), now).map(at);
             prop_assert_eq!(Window::end_of_run(&windows, at(now)), expected, "at {}", now);

@@ -20,6 +20,7 @@ mod hook;
 mod issuer;
 mod jwt;
 mod layering;
+mod life;
 mod operations;
 mod outage;
 mod process;

@@ -173,6 +173,11 @@ fn set_end(backend: Backend, on_postgres: &str, on_sqlite: &str) -> String {
     format!("UPDATE subscription SET valid_until = '{end}'")
 }
 
+/// A change of the one subscription that there is, whose window begins at [`AT`].
+fn set(columns: &str) -> String {
+    format!("UPDATE subscription SET {columns}")
+}
+
 /// What each constraint refuses: its name, what SQLite says in its place where it knows no name, a statement that it
 /// refuses, and one beside it that it takes.
 #[expect(clippy::too_many_lines, reason = "it is a table")]
@@ -267,6 +272,41 @@ fn refusals(backend: Backend) -> Vec<(&'static str, Option<&'static str>, String
             None,
             set_end(backend, "infinity", "99999-01-01T00:00:00+00:00"),
             set_end(backend, "9999-12-31T23:59:59.999999+00:00", "9999-12-31T23:59:59.999999+00:00"),
+        ),
+        (
+            "subscription_grace_ends_after_the_window",
+            None,
+            set(&format!("valid_until = {LATER}, grace_until = {LATER}")),
+            set(&format!("valid_until = {LATER}, grace_until = '2026-01-02T00:00:00.000001+00:00'")),
+        ),
+        (
+            // There is no end for it to come after.
+            "subscription_grace_ends_after_the_window",
+            None,
+            set(&format!("grace_until = {LATER}")),
+            set("grace_until = NULL"),
+        ),
+        (
+            "subscription_pause_ends_after_it_starts",
+            None,
+            set(&format!("paused_from = {AT}, paused_until = {AT}")),
+            set(&format!("paused_from = {AT}, paused_until = {LATER}")),
+        ),
+        (
+            "subscription_pause_ends_after_it_starts",
+            None,
+            set(&format!("paused_until = {LATER}")),
+            set(&format!("paused_from = {LATER}")),
+        ),
+        (
+            "subscription_grace_and_pause_have_years_of_four_digits",
+            None,
+            set(if backend == Backend::Postgres {
+                "paused_from = '-infinity'"
+            } else {
+                "paused_from = '0000-01-01T00:00:00+00:00'"
+            }),
+            set("paused_from = '0001-01-01T00:00:00+00:00'"),
         ),
         (
             "change_noun_is_known",
@@ -388,7 +428,7 @@ on_both! {
         for step in [4, 5, 6] {
             let is_up = step % 2 == 0;
             if is_up {
-                Migrator::up(&transaction, None).await.expect("made");
+                Migrator::up(&transaction, Some(1)).await.expect("made");
             } else {
                 execute(&transaction, &insert_token_change(&uuid(database.backend, 1))).await;
                 Migrator::down(&transaction, Some(1)).await.expect("unmade");

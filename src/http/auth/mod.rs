@@ -52,7 +52,7 @@ pub enum Access {
 }
 
 /// The authorization table: what each operation asks of its caller. One that is not listed is refused to everybody.
-pub const AUTHORIZATION: [(&str, Access); 18] = [
+pub const AUTHORIZATION: [(&str, Access); 23] = [
     ("customize-access-token", Access::Hook),
     ("customize-token", Access::Hook),
     ("create-scope", Access::Api(Role::Admin)),
@@ -66,6 +66,11 @@ pub const AUTHORIZATION: [(&str, Access); 18] = [
     ("patch-subscription", Access::Api(Role::Writer)),
     ("delete-subscription", Access::Api(Role::Writer)),
     ("cancel-subscription", Access::Api(Role::Writer)),
+    ("uncancel-subscription", Access::Api(Role::Writer)),
+    ("pause-subscription", Access::Api(Role::Writer)),
+    ("resume-subscription", Access::Api(Role::Writer)),
+    ("renew-subscription", Access::Api(Role::Writer)),
+    ("restore-subscription", Access::Api(Role::Writer)),
     ("get-entitlements", Access::Api(Role::Reader)),
     ("create-token", Access::Api(Role::Admin)),
     ("list-tokens", Access::Api(Role::Admin)),
