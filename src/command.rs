@@ -48,7 +48,7 @@ pub async fn token(command: TokenCommand, database: Database) -> anyhow::Result<
 }
 
 fn origin(now: DateTime<Utc>) -> Origin {
-    Origin { actor: ACTOR.to_owned(), request_id: new_id(now).to_string() }
+    Origin { actor: ACTOR.to_owned(), request_id: new_id(now).to_string(), idempotency: None }
 }
 
 #[expect(clippy::print_stderr, reason = "a script takes the secret, a person reads the rest")]

@@ -285,6 +285,9 @@ struct ServeArgs {
     /// How long facts are used while the database cannot be asked
     #[arg(long, env = "TOLLGATE_MAX_STALE", default_value = "10m", value_parser = parse_duration)]
     max_stale: Duration,
+    /// How long changes are kept for the history, 24h at least; for ever when nothing is said
+    #[arg(long, env = "TOLLGATE_KEEP_CHANGES", value_parser = parse_keeping)]
+    keep_changes: Option<Duration>,
     /// Let replicas on Postgres wake each other with notifications; without, they look once a second
     #[arg(long, env = "TOLLGATE_FEED_WAKE_UP", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", default_value_t = true)]
     feed_wake_up: bool,
@@ -664,6 +667,7 @@ fn serve(
             hook_timeout: args.hook_timeout,
             max_age: args.max_age,
             max_stale: args.max_stale,
+            keep_changes: args.keep_changes,
         },
         feed_wake_up: args.feed_wake_up,
         require_if_match: args.require_if_match,
@@ -827,6 +831,13 @@ fn secret(environment: &dyn Fn(&str) -> Option<String>, name: &'static str) -> R
 
 /// The units of durations in milliseconds; a day is one only where long times are meant.
 const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+
+/// How long changes are kept: long enough for every replica to have seen them, and every reader of the feed that asks
+/// once a day.
+fn parse_keeping(text: &str) -> Result<Duration, String> {
+    let duration = parse_duration(text)?;
+    if duration < Duration::from_hours(24) { Err("expected `24h` or more".to_owned()) } else { Ok(duration) }
+}
 
 /// A duration: an integer and `ms`, `s`, `m` or `h`.
 fn parse_duration(text: &str) -> Result<Duration, String> {

@@ -58,6 +58,7 @@ BEGIN
             ('api_token', 'SELECT, INSERT, UPDATE'),
             ('catalogue_scope', 'SELECT, INSERT, UPDATE, DELETE'),
             ('change', 'SELECT, INSERT, DELETE'),
+            ('idempotency_key', 'SELECT, INSERT, UPDATE, DELETE'),
             ('seaql_migrations', 'SELECT'),
             ('subscription', 'SELECT, INSERT, UPDATE'),
             ('subscription_scope', 'SELECT, INSERT, DELETE')

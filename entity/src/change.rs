@@ -29,6 +29,10 @@ pub struct Model {
     pub subject_id: Option<String>,
     /// The token that was changed.
     pub token_id: Option<Uuid>,
+    /// What was there before, in JSON; null when there was nothing, or nothing is to be told.
+    pub before: Option<String>,
+    /// What is there since, in JSON; null when there is nothing, or nothing is to be told.
+    pub after: Option<String>,
 }
 
 /// The tables that refer to this one, or are referred to: none, a change outlives what it tells of.

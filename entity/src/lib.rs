@@ -5,6 +5,7 @@
 
 pub mod catalogue;
 pub mod change;
+pub mod idempotency_key;
 pub mod subscription;
 pub mod subscription_scope;
 pub mod token;

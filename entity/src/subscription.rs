@@ -27,6 +27,12 @@ pub struct Model {
     pub canceled_at: Option<DateTimeUtc>,
     /// When it was deleted; a deleted one counts in no decision and shows in no answer.
     pub deleted_at: Option<DateTimeUtc>,
+    /// The system that gave its external id.
+    pub source: Option<String>,
+    /// The id that this system knows it by.
+    pub external_id: Option<String>,
+    /// That system's version of what was written last.
+    pub source_version: Option<i64>,
     /// Counts changes, from 1.
     pub version: i64,
     /// When it was recorded.

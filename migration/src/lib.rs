@@ -18,6 +18,8 @@ mod m20261122_000002_create_subscription;
 mod m20261122_000003_create_change;
 mod m20261122_000004_create_token;
 mod m20261122_000005_add_pause_and_grace;
+mod m20261122_000006_keep_history;
+mod m20261122_000007_add_synchronization;
 
 /// All steps, in order.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ impl MigratorTrait for Migrator {
             Box::new(m20261122_000003_create_change::Migration),
             Box::new(m20261122_000004_create_token::Migration),
             Box::new(m20261122_000005_add_pause_and_grace::Migration),
+            Box::new(m20261122_000006_keep_history::Migration),
+            Box::new(m20261122_000007_add_synchronization::Migration),
         ]
     }
 }

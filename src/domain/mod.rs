@@ -6,6 +6,7 @@
 pub mod catalogue;
 pub mod decision;
 pub mod entitlement;
+pub mod external;
 pub mod facts;
 pub mod life;
 pub mod period;

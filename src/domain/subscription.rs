@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
+    external::{External, SourceVersion},
     life::{InvalidGrace, Life, Status, Term, Transition, TransitionError},
     scope::Scope,
     subject::Subject,
@@ -65,12 +66,66 @@ pub struct Subscription {
     pub scopes: ScopeSet,
     /// When it grants it.
     pub life: Life,
+    /// What another system knows it by, if one does.
+    pub external: Option<External>,
     /// Counts its changes, from 1.
     pub version: i64,
     /// When it was recorded.
     pub created_at: DateTime<Utc>,
     /// When it was last changed.
     pub updated_at: DateTime<Utc>,
+    /// When it was deleted: since then it counts in no decision.
+    pub deleted_at: Option<DateTime<Utc>>,
+}
+
+/// What is said of a subscription when all of it is said: what is not named is not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubscriptionState {
+    /// Who holds it.
+    pub subject: Subject,
+    /// What it grants.
+    pub scopes: ScopeSet,
+    /// The start of its window; when none is given, the start that there is, or the present.
+    pub valid_from: Option<DateTime<Utc>>,
+    /// The end of its window; none when it is open-ended.
+    pub valid_until: Option<DateTime<Utc>>,
+    /// The end of the grace after it, if there is one.
+    pub grace_until: Option<DateTime<Utc>>,
+    /// The start of a pause, if there is one, and its end, if it has one.
+    pub pause: Option<(DateTime<Utc>, Option<DateTime<Utc>>)>,
+    /// The first instant at which it is canceled, if it is.
+    pub canceled_at: Option<DateTime<Utc>>,
+}
+
+/// A state that is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum StateError {
+    /// The window would hold nothing.
+    #[error(transparent)]
+    Window(#[from] InvalidWindow),
+    /// The grace would not end after the window.
+    #[error(transparent)]
+    Grace(#[from] InvalidGrace),
+    /// The pause would hold nothing.
+    #[error("a pause ends after it starts")]
+    Pause,
+    /// A subscription never changes hands.
+    #[error("a subscription stays with its subject")]
+    AnotherSubject,
+    /// What was written last has a version, so what is written next needs one.
+    #[error("what was written last from that source has a version, so this needs one")]
+    Unversioned,
+}
+
+/// What becomes of a subscription when its source says all of it again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Put {
+    /// It is changed.
+    Changed(Subscription),
+    /// It says what is there.
+    Unchanged(Subscription),
+    /// It is not newer than what the source said last, so it says nothing: a message that came late, or again.
+    Outdated(Subscription),
 }
 
 /// What a change of a subscription sets; what is `None` stays as it is.
@@ -100,7 +155,97 @@ pub enum PatchError {
     Transition(#[from] TransitionError),
 }
 
+impl SubscriptionState {
+    /// The state of a subscription with a window, and nothing else.
+    #[must_use]
+    pub fn lasting(
+        subject: Subject,
+        scopes: ScopeSet,
+        valid_from: Option<DateTime<Utc>>,
+        valid_until: Option<DateTime<Utc>>,
+    ) -> Self {
+        Self { subject, scopes, valid_from, valid_until, grace_until: None, pause: None, canceled_at: None }
+    }
+
+    fn life(&self, from: DateTime<Utc>) -> Result<Life, StateError> {
+        let pause = self.pause.map(|(from, until)| Window::new(from, until)).transpose();
+        Ok(Life {
+            term: Term::new(Window::new(from, self.valid_until)?, self.grace_until)?,
+            pause: pause.map_err(|InvalidWindow| StateError::Pause)?,
+            canceled_at: self.canceled_at,
+        })
+    }
+}
+
 impl Subscription {
+    /// A new subscription.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError`] when its window, its grace or its pause is none.
+    pub fn new(
+        id: Uuid,
+        state: SubscriptionState,
+        external: Option<External>,
+        now: DateTime<Utc>,
+    ) -> Result<Self, StateError> {
+        let life = state.life(state.valid_from.unwrap_or(now))?;
+        let SubscriptionState { subject, scopes, .. } = state;
+        Ok(Self { id, subject, scopes, life, external, version: 1, created_at: now, updated_at: now, deleted_at: None })
+    }
+
+    /// The subscription after its source said all of it again, in a version of the source's or without one. A deleted
+    /// one is there again.
+    ///
+    /// An older message never overwrites a newer one, and one that is sent twice counts once: only a version that is
+    /// greater than the last one says anything. Without versions the last one that arrives counts.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError`] when it would change hands, what is said is no state, or the version is missing.
+    pub fn put(
+        self,
+        state: SubscriptionState,
+        version: Option<SourceVersion>,
+        now: DateTime<Utc>,
+    ) -> Result<Put, StateError> {
+        let last = self.external.as_ref().and_then(|external| external.version);
+        let external = self.external.clone().map(|external| External { version, ..external });
+        // What is wrong is refused, be it late or not.
+        let put = self.clone().replaced(state, external, now)?;
+        match (last, version) {
+            (Some(_), None) => Err(StateError::Unversioned),
+            (Some(last), Some(version)) if version <= last => Ok(Put::Outdated(self)),
+            _ => Ok(put),
+        }
+    }
+
+    /// The subscription after all of it was said again by whoever knows it as it is here.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError`] when it would change hands, or what is said is no state.
+    pub fn restated(self, state: SubscriptionState, now: DateTime<Utc>) -> Result<Put, StateError> {
+        let external = self.external.clone();
+        self.replaced(state, external, now)
+    }
+
+    fn replaced(
+        self,
+        state: SubscriptionState,
+        external: Option<External>,
+        now: DateTime<Utc>,
+    ) -> Result<Put, StateError> {
+        if state.subject != self.subject {
+            return Err(StateError::AnotherSubject);
+        }
+        let life = state.life(state.valid_from.unwrap_or_else(|| self.life.term.window().from()))?;
+        if self.deleted_at.is_none() && life == self.life && state.scopes == self.scopes && external == self.external {
+            return Ok(Put::Unchanged(self));
+        }
+        Ok(Put::Changed(Self { scopes: state.scopes, life, external, deleted_at: None, ..self }.touched(now)))
+    }
+
     /// The status at `now`.
     #[must_use]
     pub fn status(&self, now: DateTime<Utc>) -> Status {
@@ -141,10 +286,16 @@ impl Subscription {
         Ok(Self { life, scopes, ..self }.touched(now))
     }
 
+    /// The subscription after it was deleted.
+    #[must_use]
+    pub fn deleted(self, now: DateTime<Utc>) -> Self {
+        Self { deleted_at: Some(now), ..self }.touched(now)
+    }
+
     /// The subscription as it was before it was deleted, but for its version.
     #[must_use]
     pub fn restored(self, now: DateTime<Utc>) -> Self {
-        self.touched(now)
+        Self { deleted_at: None, ..self }.touched(now)
     }
 
     fn touched(self, now: DateTime<Utc>) -> Self {
@@ -180,9 +331,11 @@ mod tests {
             subject: Subject { kind: SubjectType::Client, id: SubjectId::parse("shop").expect("an id") },
             scopes: scopes(&["a", "b"]).expect("a set"),
             life,
+            external: None,
             version: 3,
             created_at: at(1),
             updated_at: at(2),
+            deleted_at: None,
         }
     }
 

@@ -111,7 +111,12 @@ fn check_encoding(request: &Request, media_types: &[&str]) -> Result<(), Problem
     }
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+/// Reads a value from the whole of a text.
+///
+/// # Errors
+///
+/// 400, naming the member that is wrong.
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     // Strings that serde skips are not checked, so the whole is: what is not UTF-8 is not JSON (RFC 8259 section 8.1).
     let text = std::str::from_utf8(bytes).map_err(|_| not_json("it is not UTF-8"))?;
     match serde_json::from_str(text) {

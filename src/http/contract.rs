@@ -4,18 +4,22 @@ use poem_openapi::OpenApiService;
 use serde_yaml::Value;
 
 use super::{
-    catalogue::CatalogueApi, entitlement::EntitlementApi, hook::HookApi, subscription::SubscriptionApi, token::TokenApi,
+    batch::BatchApi, bulk::BulkApi, catalogue::CatalogueApi, entitlement::EntitlementApi, history::HistoryApi,
+    hook::HookApi, router::MAX_KEY_LENGTH, subscription::SubscriptionApi, token::TokenApi,
 };
 
 /// The version of OpenAPI in which the documents are written; the library says 3.0.0, which allows no less.
 const OPENAPI_VERSION: &str = "3.0.3";
 
 /// Schemas of requests that refuse unknown members (`deny_unknown_fields`), which the library does not write down.
-const CLOSED: [&str; 11] = [
+const CLOSED: [&str; 14] = [
     "NewScope",
     "ScopePatch",
     "NewSubscription",
+    "SubscriptionState",
     "SubscriptionPatch",
+    "Batch",
+    "BatchItem",
     "Cancellation",
     "Pause",
     "Renewal",
@@ -26,9 +30,10 @@ const CLOSED: [&str; 11] = [
 ];
 
 /// Members that may be null, by schema, and whether they must be there all the same: the library writes down neither.
-const NULLABLE: [(&str, &str, bool); 11] = [
+const NULLABLE: [(&str, &str, bool); 12] = [
     ("HookRequest", "user", false),
     ("NewSubscription", "validUntil", true),
+    ("SubscriptionState", "validUntil", true),
     ("Subscription", "validUntil", true),
     ("SubscriptionPatch", "validUntil", false),
     ("SubscriptionPatch", "graceUntil", false),
@@ -40,6 +45,9 @@ const NULLABLE: [(&str, &str, bool); 11] = [
     ("IssuedToken", "expiresAt", true),
 ];
 
+/// Operations that are a POST and take no key: one only reads, the other's lines have names by which they are done once.
+pub(super) const KEYLESS_POSTS: [&str; 2] = ["explain", "import-subscriptions"];
+
 /// A contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Contract {
@@ -50,7 +58,7 @@ pub enum Contract {
 }
 
 /// The operations of the management API.
-pub type ManagementApi = (CatalogueApi, SubscriptionApi, EntitlementApi, TokenApi);
+pub type ManagementApi = (CatalogueApi, SubscriptionApi, BatchApi, BulkApi, HistoryApi, EntitlementApi, TokenApi);
 
 /// The hooks, as the library serves and describes them.
 #[must_use]
@@ -65,7 +73,7 @@ pub fn hooks() -> OpenApiService<HookApi, ()> {
 pub fn management() -> OpenApiService<ManagementApi, ()> {
     let description = "The API by which billing and support manage the catalogue and the subscriptions. \
         Unknown members and parameters are refused. Times are RFC 3339, in any offset, and answered in UTC.";
-    let apis = (CatalogueApi, SubscriptionApi, EntitlementApi, TokenApi);
+    let apis = (CatalogueApi, SubscriptionApi, BatchApi, BulkApi, HistoryApi, EntitlementApi, TokenApi);
     OpenApiService::new(apis, "Tollgate management", env!("CARGO_PKG_VERSION")).description(description)
 }
 
@@ -124,7 +132,33 @@ impl Contract {
         for (name, member, required) in NULLABLE {
             make_nullable(schemas, name, member, required);
         }
+        if self == Self::Management {
+            take_keys(&mut document["paths"]);
+        }
         document
+    }
+}
+
+/// Writes down that every POST that writes takes a key: the router reads it, for all of them in one place.
+fn take_keys(paths: &mut Value) {
+    let description = "Makes the request be done once: with the same key and the same request, the answer of the first \
+        one is given again for 24 hours. With another request it is a 422, and while the first one is under way a 409 with \
+        `Retry-After`.";
+    let Some(paths) = paths.as_mapping_mut() else { return };
+    for (_, path) in paths {
+        let Some(operation) = path.get_mut("post") else { continue };
+        if operation["operationId"].as_str().is_some_and(|id| KEYLESS_POSTS.contains(&id)) {
+            continue;
+        }
+        let parameter = serde_json::json!({
+            "name": "Idempotency-Key", "in": "header", "description": description, "required": false,
+            "schema": { "type": "string", "minLength": 1, "maxLength": MAX_KEY_LENGTH, "pattern": "^[!-~]+$" },
+        });
+        let Ok(parameter) = serde_yaml::to_value(parameter) else { continue };
+        match operation.get_mut("parameters").and_then(Value::as_sequence_mut) {
+            Some(parameters) => parameters.push(parameter),
+            None => operation["parameters"] = Value::Sequence(vec![parameter]),
+        }
     }
 }
 

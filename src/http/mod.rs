@@ -13,12 +13,15 @@ use admission::Admission;
 
 pub mod admission;
 pub mod auth;
+pub mod batch;
 pub mod body;
+pub mod bulk;
 pub mod catalogue;
 pub mod connection;
 pub mod contract;
 pub mod entitlement;
 pub mod headers;
+pub mod history;
 pub mod hook;
 pub mod page;
 pub mod problem;
@@ -28,6 +31,7 @@ pub mod server;
 pub mod subscription;
 pub mod tls;
 pub mod token;
+pub mod transfer;
 pub mod wire;
 
 /// What handlers work with.
@@ -52,6 +56,8 @@ enum Tag {
     Subscriptions,
     /// What a subject holds.
     Entitlements,
+    /// Who changed what, and when.
+    History,
     /// Who may call this API.
     Tokens,
 }

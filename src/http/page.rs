@@ -100,14 +100,16 @@ fn invalid(parameter: &str, detail: &str) -> Problem {
 }
 
 impl Position {
-    fn encode(&self, filters: &str) -> String {
+    /// The text of a cursor of the list that `filters` names.
+    pub fn encode(&self, filters: &str) -> String {
         let mut bytes = self.now.timestamp_micros().to_be_bytes().to_vec();
         bytes.extend_from_slice(self.after.as_bytes());
         bytes.extend_from_slice(&digest(&bytes, filters));
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    fn decode(text: &str, filters: &str) -> Option<Self> {
+    /// The position that a cursor was made of; none when it is no cursor of that list.
+    pub fn decode(text: &str, filters: &str) -> Option<Self> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
         let (content, found) = bytes.split_at_checked(bytes.len().checked_sub(DIGEST_BYTES)?)?;
         if found != digest(content, filters) {

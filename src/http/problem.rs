@@ -14,7 +14,11 @@ use poem_openapi::{
 use serde::Serialize;
 
 use crate::{
-    domain::{life::TransitionError, scope::Scope},
+    domain::{
+        life::TransitionError,
+        scope::Scope,
+        subscription::{PatchError, StateError},
+    },
     service::{self, metrics::Outcome},
     store,
 };
@@ -65,6 +69,11 @@ impl FieldError {
     pub fn new(pointer: impl Into<String>, detail: impl Display) -> Self {
         Self { pointer: pointer.into(), detail: detail.to_string() }
     }
+}
+
+/// 400: a parameter, or a member, that is no part of what the contract describes.
+pub fn undescribed(pointer: &str, detail: &str) -> Problem {
+    Problem::invalid_request(vec![FieldError::new(pointer, detail)])
 }
 
 /// The errors that were met while a body was parsed, so that one answer names all of them.
@@ -138,6 +147,12 @@ impl Problem {
     /// 404: there is nothing at that place.
     pub fn not_found() -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", "There is no such resource.")
+    }
+
+    /// 428: this service wants to know which version is to be changed.
+    pub fn if_match_required() -> Self {
+        let detail = "This service requires If-Match on every change.";
+        Self::new(StatusCode::PRECONDITION_REQUIRED, "if_match_required", detail)
     }
 
     /// 503: it may be tried again.
@@ -219,6 +234,10 @@ impl From<Problem> for poem::Error {
 impl From<service::Error> for Problem {
     fn from(error: service::Error) -> Self {
         use service::Error;
+        let error = match error {
+            Error::InBatch { error, .. } => *error,
+            error => error,
+        };
         let conflict = |code, detail| Self::new(StatusCode::CONFLICT, code, detail);
         let mut problem = match &error {
             Error::NotFound => Self::not_found(),
@@ -237,10 +256,36 @@ impl From<service::Error> for Problem {
             Error::AnotherSubject => {
                 Self::invalid_value(vec![FieldError::new("#/subject", "a subscription stays with its subject")])
             }
-            Error::Window(error) => Self::invalid_value(vec![FieldError::new("#/validUntil", error)]),
-            Error::Grace(error) => Self::invalid_value(vec![FieldError::new("#/graceUntil", error)]),
+            Error::State(error) => Self::of_state(*error),
+            Error::Patch(error) => {
+                let pointer = match error {
+                    PatchError::Grace(_) => "#/graceUntil",
+                    PatchError::Window(_) | PatchError::Transition(_) => "#/validUntil",
+                };
+                Self::invalid_value(vec![FieldError::new(pointer, error)])
+            }
+            Error::ExternalIdExists => {
+                conflict("external_id_exists", "Another subscription, maybe a deleted one, has that external id.")
+            }
             Error::Transition(error) => Self::of_transition(*error),
             Error::NotDeleted => conflict("not_deleted", "The subscription was not deleted."),
+            Error::KeyReused => Self {
+                code: "idempotency_key_reused",
+                detail: "Another request was done with that Idempotency-Key.".into(),
+                ..Self::invalid_value(Vec::new())
+            },
+            Error::KeyInUse => conflict("idempotency_key_in_use", "A request with that Idempotency-Key is under way.")
+                .with_header(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S)),
+            Error::ImportUnderWay => Self::unavailable("import_under_way", "Another import is under way; try again."),
+            Error::SecretNotKept => conflict(
+                "secret_not_kept",
+                "The token was made by this very request before; its secret was told then, and is not kept.",
+            ),
+            Error::ChangesGone => Self::new(
+                StatusCode::GONE,
+                "changes_gone",
+                "Changes after that cursor are not kept any more, or the database is another one: begin anew.",
+            ),
             Error::TokenExists => conflict("token_exists", "A token of that name exists, or existed."),
             Error::TooManyTokens => {
                 conflict("too_many_tokens", "There are too many live tokens; revoke some that nobody uses.")
@@ -250,7 +295,10 @@ impl From<service::Error> for Problem {
             Error::Store(error) => Self::of_store(error),
             Error::Unknown => Self::unavailable("unavailable", "The database cannot be asked; try again."),
             Error::TimedOut => Self::outcome_unknown(),
-            Error::Aborted(_) | Error::NoRandomness => Self::of_status(StatusCode::INTERNAL_SERVER_ERROR),
+            // Its own error was taken out above; in one that holds another batch there would be a mistake.
+            Error::Aborted(_) | Error::NoRandomness | Error::InBatch { .. } => {
+                Self::of_status(StatusCode::INTERNAL_SERVER_ERROR)
+            }
         };
         problem.cause = Some(Arc::new(error));
         problem
@@ -261,6 +309,28 @@ impl Problem {
     fn outcome_unknown() -> Self {
         let detail = "No answer came to whether the write was done: it may or may not have been. Read it again.";
         Self::unavailable("outcome_unknown", detail)
+    }
+
+    fn of_state(error: StateError) -> Self {
+        let pointer = match error {
+            StateError::Window(_) => "#/validUntil",
+            StateError::Grace(_) => "#/graceUntil",
+            StateError::Pause => "#/pausedUntil",
+            StateError::AnotherSubject => "#/subject",
+            StateError::Unversioned => "#/sourceVersion",
+        };
+        Self::invalid_value(vec![FieldError::new(pointer, error)])
+    }
+
+    /// The same problem of a part of the body: what it names lies below a pointer such as `#/items/0`.
+    #[must_use]
+    pub fn below(mut self, place: &str) -> Self {
+        for error in &mut self.errors {
+            if let Some(rest) = error.pointer.strip_prefix('#') {
+                error.pointer = format!("{place}{rest}");
+            }
+        }
+        self
     }
 
     fn of_transition(error: TransitionError) -> Self {
@@ -359,10 +429,14 @@ statuses! {
     Create = [400, 401, 403, 408, 409, 413, 415, 422, 429, 500, 503];
     /// Changing a resource.
     Change = [400, 401, 403, 404, 408, 409, 412, 413, 415, 422, 428, 429, 500, 503];
-    /// Doing something to a resource that has no instants in it to be wrong.
-    Transition = [400, 401, 403, 404, 408, 409, 412, 413, 415, 428, 429, 500, 503];
+    /// Recording a resource by a name of another system's.
+    Put = [400, 401, 403, 408, 409, 412, 413, 415, 422, 429, 500, 503];
     /// Doing something to a resource without a version.
-    Act = [400, 401, 403, 404, 408, 409, 413, 415, 429, 500, 503];
+    Act = [400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503];
+    /// Sending a file.
+    Upload = [400, 401, 403, 408, 415, 429, 500, 503];
+    /// Reading a feed that does not reach back for ever.
+    Feed = [400, 401, 403, 410, 429, 500, 503];
     /// Deleting a resource that nothing can refer to.
     Delete = [400, 401, 403, 404, 412, 428, 429, 500, 503];
     /// Deleting a resource that others may refer to.
@@ -412,6 +486,7 @@ fn refusal_meta(status: u16) -> MetaResponse {
         404 => "There is no such resource.",
         408 => "The body did not arrive in time.",
         409 => "The state of the resource does not allow this.",
+        410 => "What was asked for is not kept any more.",
         412 => "The resource is at another version than `If-Match` names.",
         413 => "The body is too large.",
         415 => "The body's media type or encoding is not supported.",

@@ -79,6 +79,36 @@ impl<T: Serialize + Send> IntoResponse for Created<T> {
     }
 }
 
+/// A 200 or a 201, by whether the resource was there before.
+#[derive(Debug)]
+pub enum Put<T> {
+    /// It is new.
+    Created(Created<T>),
+    /// It was there.
+    Found(Found<T>),
+}
+
+impl<T: Type + Serialize> ApiResponse for Put<T> {
+    fn meta() -> MetaResponses {
+        let (mut found, created) = (Found::<T>::meta(), Created::<T>::meta());
+        found.responses.extend(created.responses);
+        found
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}
+
+impl<T: Serialize + Send> IntoResponse for Put<T> {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Created(created) => created.into_response(),
+            Self::Found(found) => found.into_response(),
+        }
+    }
+}
+
 /// A 201 with a new resource that holds a secret, and its place. Nobody may keep the answer.
 #[derive(Debug)]
 pub struct Issued<T> {
@@ -166,11 +196,7 @@ impl IfMatch {
     pub fn expected(self, required: bool) -> std::result::Result<Expected, Problem> {
         match self.0 {
             Some(expected) => Ok(expected),
-            None if required => Err(Problem::new(
-                StatusCode::PRECONDITION_REQUIRED,
-                "if_match_required",
-                "This service requires If-Match on every change.",
-            )),
+            None if required => Err(Problem::if_match_required()),
             None => Ok(Expected::Any),
         }
     }

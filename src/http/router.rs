@@ -22,6 +22,7 @@ use poem::{
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header, uri::Scheme},
 };
 use poem_openapi::{OpenApi, OpenApiService, registry::MetaParamIn};
+use sha2::{Digest as _, Sha256};
 
 use super::{
     App,
@@ -32,7 +33,7 @@ use super::{
     problem::{self, FieldError, Problem, outcome, shortened},
 };
 use crate::service::{
-    self, Origin,
+    self, Idempotency, Origin,
     metrics::{Hook, Shed},
 };
 
@@ -49,9 +50,16 @@ const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
 /// The longest request id that is taken over from a caller, in characters.
 const MAX_REQUEST_ID_LENGTH: usize = 128;
 
+/// The operations whose body is a file of any length.
+const UPLOADS: [&str; 1] = ["import-subscriptions"];
+
 /// What stands for the operation in the log when a request is of none.
 const UNKNOWN: &str = "none";
 
+/// The longest key of a request that is to be done once, in characters: what Stripe's clients send, too.
+pub(super) const MAX_KEY_LENGTH: usize = 255;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What a listener serves.
@@ -93,6 +101,8 @@ struct Operation {
     access: Option<Access>,
     parameters: Vec<(String, bool)>,
     body_limit: usize,
+    /// Whether its body is a file, which its handler reads as it arrives.
+    is_upload: bool,
     endpoint: Arc<BoxEndpoint<'static>>,
 }
 
@@ -186,6 +196,7 @@ impl Router {
                     access: auth::access(id),
                     parameters: in_query.map(|parameter| (parameter.name.clone(), parameter.required)).collect(),
                     body_limit: if hook.is_some() { HOOK_BODY_BYTES } else { API_BODY_BYTES },
+                    is_upload: UPLOADS.contains(&id),
                     endpoint: Arc::clone(&endpoint),
                 };
                 self.add(&path.path, operation.method, Target::Operation(target));
@@ -298,15 +309,29 @@ impl Router {
         let actor = self.gate.admit(operation.access, shown).await?;
         request.set_data(Waited(line.started.elapsed()));
         check_query(operation, request)?;
+        let mut origin =
+            Origin { actor, request_id: line.request_id.to_str().unwrap_or_default().to_owned(), idempotency: None };
+        if operation.is_upload {
+            if request.headers().contains_key(&IDEMPOTENCY_KEY) {
+                let detail = "a file has none: its lines have names by which they are done once";
+                return Err(problem::undescribed(IDEMPOTENCY_KEY.as_str(), detail));
+            }
+            return Ok(self.pass_on(operation, request, origin).await);
+        }
         let length =
             request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let body = read_body(request.take_body(), length, operation.body_limit).await?;
+        if operation.hook.is_none() && *request.method() == Method::POST {
+            origin.idempotency = idempotency(request, &body)?;
+        }
         request.set_body(body);
-        let request_id = line.request_id.to_str().unwrap_or_default().to_owned();
-        request.set_data(Origin { actor, request_id });
+        Ok(self.pass_on(operation, request, origin).await)
+    }
+
+    async fn pass_on(&self, operation: &Operation, request: &mut Request, origin: Origin) -> Response {
+        request.set_data(origin);
         request.set_data(Arc::clone(&self.app));
-        let request = std::mem::take(request);
-        Ok(operation.endpoint.get_response(request).await)
+        operation.endpoint.get_response(std::mem::take(request)).await
     }
 
     fn admit(&self, operation: &Operation) -> Result<Admitted<'_>, Problem> {
@@ -475,6 +500,28 @@ fn check_query(operation: &Operation, request: &Request) -> Result<(), Problem> 
 }
 
 /// Reads a body of at most `limit` bytes.
+/// The key by which a request is done once, if it has one.
+fn idempotency(request: &Request, body: &Bytes) -> Result<Option<Idempotency>, Problem> {
+    let mut lines = request.headers().get_all(IDEMPOTENCY_KEY).into_iter();
+    let Some(line) = lines.next() else { return Ok(None) };
+    let is_key = (1..=MAX_KEY_LENGTH).contains(&line.len()) && line.as_bytes().iter().all(u8::is_ascii_graphic);
+    let key = line.to_str().ok().filter(|_| is_key && lines.next().is_none()).ok_or_else(|| {
+        let expected = format!("expected one key of 1 to {MAX_KEY_LENGTH} visible characters of ASCII");
+        Problem::invalid_request(vec![FieldError::new(IDEMPOTENCY_KEY.as_str(), expected)])
+    })?;
+    // All that the answer depends on. The parts are told apart by a line break, which no target holds.
+    let mut digest = Sha256::new();
+    digest.update(request.method().as_str());
+    digest.update(request.uri().path_and_query().map_or("/", |target| target.as_str()));
+    for version in request.headers().get_all(header::IF_MATCH) {
+        digest.update([b'\n']);
+        digest.update(version);
+    }
+    digest.update([b'\n', b'\n']);
+    digest.update(body);
+    Ok(Some(Idempotency { key: key.to_owned(), digest: digest.finalize().into() }))
+}
+
 async fn read_body(body: poem::Body, declared: Option<u64>, limit: usize) -> Result<Bytes, Problem> {
     let mut stream = Box::pin(body.into_bytes_stream());
     let too_large = || Problem::of_status(StatusCode::PAYLOAD_TOO_LARGE);

@@ -17,22 +17,26 @@ use super::{
     auth::ManagementCaller,
     body::{Body, MergePatch, Ok200, Optional},
     page::{Cursor, Limit, Page},
-    problem::{self, FieldError, FieldErrors, Problem, Refusal},
-    resource::{Created, Deleted, Found, IfMatch},
+    problem::{self, FieldError, FieldErrors, Problem, Refusal, undescribed},
+    resource::{Created, Deleted, Found, IfMatch, Put},
     wire::{
-        DurationText, ScopeToken, SubjectIdText, SubscriptionId, Timestamp, nullable, object, present, present_object,
-        text, word,
+        DurationText, ExternalIdText, ScopeToken, SourceText, SubjectIdText, SubscriptionId, Timestamp, nullable,
+        object, present, present_object, text, word,
     },
 };
 use crate::{
     domain::{
+        external::{External, ExternalKey, SourceVersion},
         life::{self, RenewedEnd, Transition},
         scope::Scope,
         subject::{self, Subject},
-        subscription::{MAX_SCOPES, ScopeSet, Subscription, SubscriptionPatch},
+        subscription::{MAX_SCOPES, ScopeSet, Subscription, SubscriptionPatch, SubscriptionState},
     },
-    service::subscription::{NewSubscription, Shown},
-    store::subscription::Filter,
+    service::{
+        Expected,
+        subscription::{NewSubscription, Outcome, Shown, Target, Write, Written},
+    },
+    store::subscription::{After, Filter},
 };
 
 /// The operations of the subscriptions.
@@ -50,6 +54,28 @@ text! {
     /// A status, as query parameter.
     StatusText, "string", |schema| {
         schema.enum_items = life::Status::ALL.iter().map(|status| status.as_str().into()).collect();
+    }
+}
+
+text! {
+    /// Yes or no, as query parameter.
+    BooleanText, "boolean", |schema| {
+        schema.default = Some(false.into());
+    }
+}
+
+impl BooleanText {
+    /// Whether it says yes.
+    ///
+    /// # Errors
+    ///
+    /// 400 at `pointer` when it is neither `true` nor `false`.
+    pub fn parse(&self, pointer: &str) -> Result<bool, Problem> {
+        match self.0.as_str() {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err(undescribed(pointer, "expected `true` or `false`")),
+        }
     }
 }
 
@@ -129,12 +155,28 @@ pub struct SubscriptionBody {
     canceled_at: Option<Timestamp>,
     /// What it is now.
     status: Status,
+    /// The system that knows it by an id of its own; absent when none does.
+    #[oai(skip_serializing_if_is_none)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<SourceText>,
+    /// The id that this system knows it by.
+    #[oai(skip_serializing_if_is_none)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    external_id: Option<ExternalIdText>,
+    /// That system's version of what it said last; absent when it gave none.
+    #[oai(skip_serializing_if_is_none)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_version: Option<i64>,
     /// Counts its changes, from 1.
     version: i64,
     /// When it was recorded.
     created_at: Timestamp,
     /// When it was last changed.
     updated_at: Timestamp,
+    /// When it was deleted; absent when it was not, or was restored.
+    #[oai(skip_serializing_if_is_none)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deleted_at: Option<Timestamp>,
 }
 
 /// A subscription to be recorded.
@@ -144,11 +186,52 @@ pub struct SubscriptionBody {
 pub struct NewSubscriptionBody {
     /// Who holds it.
     #[serde(deserialize_with = "object")]
+    pub(super) subject: SubjectBody,
+    /// What it grants: scopes of the catalogue, each once.
+    #[oai(validator(min_items = 1, max_items = 100, unique_items))]
+    pub(super) scopes: Vec<ScopeToken>,
+    /// The first instant of its window; the present when absent. It may lie in the past.
+    #[serde(default, deserialize_with = "present")]
+    pub(super) valid_from: Option<Timestamp>,
+    /// The first instant after its window. It has to be there: null says on purpose that it is open-ended.
+    #[serde(deserialize_with = "nullable")]
+    pub(super) valid_until: Option<Timestamp>,
+    /// The first instant after a grace that follows the window, in which the scopes are still granted.
+    #[serde(default, deserialize_with = "present")]
+    pub(super) grace_until: Option<Timestamp>,
+    /// The first instant of a pause.
+    #[serde(default, deserialize_with = "present")]
+    pub(super) paused_from: Option<Timestamp>,
+    /// The first instant after that pause; when absent, it lasts until somebody resumes the subscription.
+    #[serde(default, deserialize_with = "present")]
+    pub(super) paused_until: Option<Timestamp>,
+    /// The first instant at which it is canceled. It may lie in the past.
+    #[serde(default, deserialize_with = "present")]
+    pub(super) canceled_at: Option<Timestamp>,
+    /// The system that knows it by an id of its own.
+    #[serde(default, deserialize_with = "present")]
+    pub(super) source: Option<SourceText>,
+    /// The id that this system knows it by; goes with `source`.
+    #[serde(default, deserialize_with = "present")]
+    pub(super) external_id: Option<ExternalIdText>,
+    /// That system's version of this: a whole number that grows with every change there.
+    #[oai(validator(minimum(value = "0")))]
+    #[serde(default, deserialize_with = "present")]
+    pub(super) source_version: Option<i64>,
+}
+
+/// All that a system says of one of its subscriptions: what is absent is not there.
+#[derive(Debug, Object, Deserialize)]
+#[oai(rename = "SubscriptionState", rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SubscriptionStateBody {
+    /// Who holds it.
+    #[serde(deserialize_with = "object")]
     subject: SubjectBody,
     /// What it grants: scopes of the catalogue, each once.
     #[oai(validator(min_items = 1, max_items = 100, unique_items))]
     scopes: Vec<ScopeToken>,
-    /// The first instant of its window; the present when absent. It may lie in the past.
+    /// The first instant of its window; the start that there is, or the present, when absent. It may lie in the past.
     #[serde(default, deserialize_with = "present")]
     valid_from: Option<Timestamp>,
     /// The first instant after its window. It has to be there: null says on purpose that it is open-ended.
@@ -157,6 +240,19 @@ pub struct NewSubscriptionBody {
     /// The first instant after a grace that follows the window, in which the scopes are still granted.
     #[serde(default, deserialize_with = "present")]
     grace_until: Option<Timestamp>,
+    /// The first instant of a pause.
+    #[serde(default, deserialize_with = "present")]
+    paused_from: Option<Timestamp>,
+    /// The first instant after that pause; when absent, it lasts until somebody resumes the subscription.
+    #[serde(default, deserialize_with = "present")]
+    paused_until: Option<Timestamp>,
+    /// The first instant at which it is canceled. It may lie in the past.
+    #[serde(default, deserialize_with = "present")]
+    canceled_at: Option<Timestamp>,
+    /// That system's version of this: a whole number that grows with every change there.
+    #[oai(validator(minimum(value = "0")))]
+    #[serde(default, deserialize_with = "present")]
+    source_version: Option<i64>,
 }
 
 /// A change of a subscription: absent members stay as they are.
@@ -270,9 +366,54 @@ impl SubscriptionApi {
         caller: ManagementCaller,
         new: Body<NewSubscriptionBody>,
     ) -> Result<Created<SubscriptionBody>, Refusal<problem::Create>> {
-        let shown = app.service.create_subscription(caller.0, new.0.parse()?).await?;
-        let location = format!("/v1/subscriptions/{}", shown.subscription.id);
-        Ok(Created { version: shown.subscription.version, location, body: shown.into() })
+        let shown = app.service.write_subscription(caller.0, Write::Create(new.0.parse()?)).await?.shown;
+        Ok(Created { version: shown.subscription.version, location: location(&shown), body: shown.into() })
+    }
+
+    /// Record what a system says of one of its subscriptions
+    ///
+    /// Whether it is there already or not; a deleted one is there again. An older message never overwrites a newer one:
+    /// with `sourceVersion`, only a greater one than the last says anything, and the answer is the subscription as it
+    /// is. Without, the last one that arrives counts; once there was a version, one is needed.
+    #[oai(path = "/subscriptions/by-external-id", method = "put", operation_id = "put-subscription")]
+    async fn put(
+        &self,
+        app: Data<&Arc<App>>,
+        caller: ManagementCaller,
+        /// The system that knows it by an id of its own.
+        source: Query<SourceText>,
+        /// The id that this system knows it by.
+        #[oai(name = "externalId")]
+        external_id: Query<ExternalIdText>,
+        /// The versions that may be changed; none of a subscription that is not there yet. It is never required here.
+        #[oai(name = "If-Match")]
+        if_match: IfMatch,
+        state: Body<SubscriptionStateBody>,
+    ) -> Result<Put<SubscriptionBody>, Refusal<problem::Put>> {
+        let key = external_key(&source.0, &external_id.0)?;
+        let write = state.0.parse(key, if_match.expected(false)?)?;
+        let Written { shown, outcome } = app.service.write_subscription(caller.0, write).await?;
+        let version = shown.subscription.version;
+        Ok(match outcome {
+            Outcome::Created => Put::Created(Created { version, location: location(&shown), body: shown.into() }),
+            Outcome::Changed | Outcome::Unchanged | Outcome::Outdated => Put::Found(found(shown)),
+        })
+    }
+
+    /// Read a subscription by its external id
+    #[oai(path = "/subscriptions/by-external-id", method = "get", operation_id = "find-subscription")]
+    async fn find(
+        &self,
+        app: Data<&Arc<App>>,
+        _caller: ManagementCaller,
+        /// The system that knows it by an id of its own.
+        source: Query<SourceText>,
+        /// The id that this system knows it by.
+        #[oai(name = "externalId")]
+        external_id: Query<ExternalIdText>,
+    ) -> Result<Found<SubscriptionBody>, Refusal<problem::Read>> {
+        let key = external_key(&source.0, &external_id.0)?;
+        Ok(found(app.service.subscription_known_as(&key).await?))
     }
 
     /// List subscriptions
@@ -297,6 +438,15 @@ impl SubscriptionApi {
         /// Granting its scopes at this instant: active, or in grace.
         #[oai(name = "activeAt")]
         active_at: Query<Option<Timestamp>>,
+        /// Known to this system by an id of its own.
+        source: Query<Option<SourceText>>,
+        /// Changed at this instant or later. The list is then ordered by the last change, and one that is changed while
+        /// the pages are read comes again. What was written at about that instant may show up a minute later.
+        #[oai(name = "updatedSince")]
+        updated_since: Query<Option<Timestamp>>,
+        /// Whether deleted ones are listed, too.
+        #[oai(name = "includeDeleted")]
+        include_deleted: Query<Option<BooleanText>>,
         limit: Query<Option<Limit>>,
         cursor: Query<Option<Cursor>>,
     ) -> Result<Ok200<SubscriptionPage>, Refusal<problem::List>> {
@@ -306,13 +456,16 @@ impl SubscriptionApi {
             scope: scope.0,
             status: status.0,
             active_at: active_at.0,
+            source: source.0,
+            updated_since: updated_since.0,
+            include_deleted: include_deleted.0,
         };
         let (filter, filters) = (query.parse()?, query.binding());
         let page = Page::parse(limit.0.as_ref(), cursor.0.as_ref(), &filters)?;
         let now = page.position.as_ref().map_or_else(|| app.service.now(), |position| position.now);
-        let after = page.position.as_ref().and_then(|position| Uuid::try_parse(&position.after).ok());
+        let after = page.position.as_ref().and_then(|position| after(&position.after));
         let mut items = app.service.subscriptions(&filter, now, after, page.probe()).await?;
-        let next_cursor = page.cut(&mut items, now, &filters, |subscription| subscription.id.to_string());
+        let next_cursor = page.cut(&mut items, now, &filters, place);
         let items = items.into_iter().map(|subscription| Shown { subscription, now }.into()).collect();
         Ok(Ok200(SubscriptionPage { items, next_cursor }))
     }
@@ -346,7 +499,8 @@ impl SubscriptionApi {
         let expected = if_match.expected(app.require_if_match)?;
         let id = identified(&id.0)?;
         let (subject, patch) = patch.0.parse()?;
-        Ok(found(app.service.patch_subscription(caller.0, id, expected, subject, patch).await?))
+        let write = Write::Patch { id, expected, subject, patch };
+        Ok(found(app.service.write_subscription(caller.0, write).await?.shown))
     }
 
     /// Delete a subscription
@@ -363,7 +517,8 @@ impl SubscriptionApi {
         if_match: IfMatch,
     ) -> Result<Deleted, Refusal<problem::Delete>> {
         let expected = if_match.expected(app.require_if_match)?;
-        app.service.delete_subscription(caller.0, identified(&id.0)?, expected).await?;
+        let write = Write::Delete { id: identified(&id.0)?, expected };
+        app.service.write_subscription(caller.0, write).await?;
         Ok(Deleted)
     }
 
@@ -385,7 +540,8 @@ impl SubscriptionApi {
         let expected = if_match.expected(app.require_if_match)?;
         let id = identified(&id.0)?;
         let cancel = Transition::Cancel(cancellation.0.parse()?);
-        Ok(found(app.service.transition_subscription(caller.0, id, expected, cancel).await?))
+        let write = Write::Transition { id, expected, transition: cancel };
+        Ok(found(app.service.write_subscription(caller.0, write).await?.shown))
     }
 
     /// Take back a cancellation
@@ -402,10 +558,11 @@ impl SubscriptionApi {
         #[oai(name = "If-Match")]
         if_match: IfMatch,
         _nothing: Body<Nothing, Optional>,
-    ) -> Result<Found<SubscriptionBody>, Refusal<problem::Transition>> {
+    ) -> Result<Found<SubscriptionBody>, Refusal<problem::Change>> {
         let expected = if_match.expected(app.require_if_match)?;
         let id = identified(&id.0)?;
-        Ok(found(app.service.transition_subscription(caller.0, id, expected, Transition::Uncancel).await?))
+        let write = Write::Transition { id, expected, transition: Transition::Uncancel };
+        Ok(found(app.service.write_subscription(caller.0, write).await?.shown))
     }
 
     /// Pause a subscription
@@ -426,7 +583,8 @@ impl SubscriptionApi {
         let expected = if_match.expected(app.require_if_match)?;
         let id = identified(&id.0)?;
         let pause = pause.0.parse()?;
-        Ok(found(app.service.transition_subscription(caller.0, id, expected, pause).await?))
+        let write = Write::Transition { id, expected, transition: pause };
+        Ok(found(app.service.write_subscription(caller.0, write).await?.shown))
     }
 
     /// Resume a subscription
@@ -442,10 +600,11 @@ impl SubscriptionApi {
         #[oai(name = "If-Match")]
         if_match: IfMatch,
         _nothing: Body<Nothing, Optional>,
-    ) -> Result<Found<SubscriptionBody>, Refusal<problem::Transition>> {
+    ) -> Result<Found<SubscriptionBody>, Refusal<problem::Change>> {
         let expected = if_match.expected(app.require_if_match)?;
         let id = identified(&id.0)?;
-        Ok(found(app.service.transition_subscription(caller.0, id, expected, Transition::Resume).await?))
+        let write = Write::Transition { id, expected, transition: Transition::Resume };
+        Ok(found(app.service.write_subscription(caller.0, write).await?.shown))
     }
 
     /// Renew a subscription
@@ -466,7 +625,8 @@ impl SubscriptionApi {
         let expected = if_match.expected(app.require_if_match)?;
         let id = identified(&id.0)?;
         let renew = Transition::Renew(renewal.0.parse()?);
-        Ok(found(app.service.transition_subscription(caller.0, id, expected, renew).await?))
+        let write = Write::Transition { id, expected, transition: renew };
+        Ok(found(app.service.write_subscription(caller.0, write).await?.shown))
     }
 
     /// Restore a deleted subscription
@@ -482,10 +642,33 @@ impl SubscriptionApi {
         #[oai(name = "If-Match")]
         if_match: IfMatch,
         _nothing: Body<Nothing, Optional>,
-    ) -> Result<Found<SubscriptionBody>, Refusal<problem::Transition>> {
+    ) -> Result<Found<SubscriptionBody>, Refusal<problem::Change>> {
         let expected = if_match.expected(app.require_if_match)?;
-        Ok(found(app.service.restore_subscription(caller.0, identified(&id.0)?, expected).await?))
+        let write = Write::Restore { id: identified(&id.0)?, expected };
+        Ok(found(app.service.write_subscription(caller.0, write).await?.shown))
     }
+}
+
+/// The place of a subscription in a list, for a cursor.
+fn place(subscription: &Subscription) -> String {
+    format!("{} {}", subscription.updated_at.timestamp_micros(), subscription.id)
+}
+
+/// Where a list goes on after such a place.
+fn after(place: &str) -> Option<After> {
+    let (updated_at, id) = place.split_once(' ')?;
+    let updated_at = DateTime::from_timestamp_micros(updated_at.parse().ok()?)?;
+    Some(After { id: Uuid::try_parse(id).ok()?, updated_at })
+}
+
+/// The id by which a source knows a subscription, from two query parameters.
+fn external_key(source: &SourceText, id: &ExternalIdText) -> Result<ExternalKey, Problem> {
+    let refuse = |error| Problem::invalid_request(vec![error]);
+    Ok(ExternalKey { source: source.parse("?source").map_err(refuse)?, id: id.parse("?externalId").map_err(refuse)? })
+}
+
+fn location(shown: &Shown) -> String {
+    format!("/v1/subscriptions/{}", shown.subscription.id)
 }
 
 fn found(shown: Shown) -> Found<SubscriptionBody> {
@@ -493,7 +676,11 @@ fn found(shown: Shown) -> Found<SubscriptionBody> {
 }
 
 /// The id of a path. A text that is no id names nothing.
-fn identified(id: &SubscriptionId) -> Result<Uuid, Problem> {
+///
+/// # Errors
+///
+/// 404.
+pub fn identified(id: &SubscriptionId) -> Result<Uuid, Problem> {
     id.parse().ok_or_else(Problem::not_found)
 }
 
@@ -509,11 +696,6 @@ pub fn parse_subject(kind: &SubjectTypeText, id: &SubjectIdText) -> Result<Subje
     Ok(Subject { kind, id })
 }
 
-/// A parameter, or a member, that is no part of what the contract describes.
-fn undescribed(pointer: &str, detail: &str) -> Problem {
-    Problem::invalid_request(vec![FieldError::new(pointer, detail)])
-}
-
 /// The filters of a list, as they came.
 #[derive(Debug, Serialize)]
 struct FilterQuery {
@@ -522,6 +704,9 @@ struct FilterQuery {
     scope: Option<ScopeToken>,
     status: Option<StatusText>,
     active_at: Option<Timestamp>,
+    source: Option<SourceText>,
+    updated_since: Option<Timestamp>,
+    include_deleted: Option<BooleanText>,
 }
 
 impl FilterQuery {
@@ -542,6 +727,19 @@ impl FilterQuery {
             scope: self.scope.as_ref().map(|scope| scope.parse("?scope")).transpose().map_err(refuse)?,
             status: self.status.as_ref().map(status).transpose()?,
             active_at: self.active_at.as_ref().map(|at| at.parse("?activeAt")).transpose().map_err(refuse)?,
+            source: self.source.as_ref().map(|source| source.parse("?source")).transpose().map_err(refuse)?,
+            updated_since: self
+                .updated_since
+                .as_ref()
+                .map(|since| since.parse("?updatedSince"))
+                .transpose()
+                .map_err(refuse)?,
+            with_deleted: self
+                .include_deleted
+                .as_ref()
+                .map(|text| text.parse("?includeDeleted"))
+                .transpose()?
+                .unwrap_or_default(),
         })
     }
 
@@ -552,6 +750,11 @@ impl FilterQuery {
 }
 
 impl SubjectBody {
+    /// The subject of a kind and an id.
+    pub(super) fn new(kind: SubjectType, id: SubjectIdText) -> Self {
+        Self { kind, id }
+    }
+
     fn parse(self, pointer: &str) -> Result<Subject, FieldError> {
         let Self { kind, id } = self;
         Ok(Subject { kind: kind.into(), id: id.parse(&format!("{pointer}/id"))? })
@@ -573,18 +776,108 @@ fn parse_instant(
     errors.take(timestamp.map(|timestamp| timestamp.parse(pointer)).transpose())
 }
 
+/// The instants of a life as they came.
+struct Instants {
+    valid_from: Option<Timestamp>,
+    valid_until: Option<Timestamp>,
+    grace_until: Option<Timestamp>,
+    paused_from: Option<Timestamp>,
+    paused_until: Option<Timestamp>,
+    canceled_at: Option<Timestamp>,
+}
+
+fn parse_state(
+    subject: SubjectBody,
+    scopes: &[ScopeToken],
+    instants: Instants,
+    errors: &mut FieldErrors,
+) -> Option<SubscriptionState> {
+    let Instants { valid_from, valid_until, grace_until, paused_from, paused_until, canceled_at } = instants;
+    let subject = errors.take(subject.parse("#/subject"));
+    let scopes = parse_scopes(scopes, errors);
+    let valid_from = parse_instant(valid_from.as_ref(), "#/validFrom", errors);
+    let valid_until = parse_instant(valid_until.as_ref(), "#/validUntil", errors);
+    let grace_until = parse_instant(grace_until.as_ref(), "#/graceUntil", errors);
+    let paused_from = parse_instant(paused_from.as_ref(), "#/pausedFrom", errors);
+    let paused_until = parse_instant(paused_until.as_ref(), "#/pausedUntil", errors);
+    let canceled_at = parse_instant(canceled_at.as_ref(), "#/canceledAt", errors);
+    let pause = match (paused_from?, paused_until?) {
+        (Some(from), until) => Some((from, until)),
+        (None, None) => None,
+        (None, Some(_)) => {
+            return errors.take(Err(FieldError::new("#/pausedUntil", "it goes with `pausedFrom`")));
+        }
+    };
+    Some(SubscriptionState {
+        subject: subject?,
+        scopes: scopes?,
+        valid_from: valid_from?,
+        valid_until: valid_until?,
+        grace_until: grace_until?,
+        pause,
+        canceled_at: canceled_at?,
+    })
+}
+
+fn parse_source_version(version: Option<i64>, errors: &mut FieldErrors) -> Option<Option<SourceVersion>> {
+    let version = version.map(SourceVersion::new).transpose();
+    errors.take(version.map_err(|error| FieldError::new("#/sourceVersion", error)))
+}
+
 impl NewSubscriptionBody {
-    fn parse(self) -> Result<NewSubscription, Problem> {
-        let Self { subject, scopes, valid_from, valid_until, grace_until } = self;
+    /// The subscription to be recorded.
+    ///
+    /// # Errors
+    ///
+    /// 422, naming the members that are wrong; 400 for an external id without its source, or the other way round.
+    pub fn parse(self) -> Result<NewSubscription, Problem> {
+        let Self { subject, scopes, valid_from, valid_until, grace_until, .. } = self;
+        let Self { paused_from, paused_until, canceled_at, source, external_id, source_version, .. } = self;
         let mut errors = FieldErrors::default();
-        let subject = errors.take(subject.parse("#/subject"));
-        let scopes = parse_scopes(&scopes, &mut errors);
-        let valid_from = parse_instant(valid_from.as_ref(), "#/validFrom", &mut errors);
-        let valid_until = parse_instant(valid_until.as_ref(), "#/validUntil", &mut errors);
-        let grace_until = parse_instant(grace_until.as_ref(), "#/graceUntil", &mut errors);
-        match (subject, scopes, valid_from, valid_until, grace_until) {
-            (Some(subject), Some(scopes), Some(valid_from), Some(valid_until), Some(grace_until)) => {
-                Ok(NewSubscription { subject, scopes, valid_from, valid_until, grace_until })
+        let instants = Instants { valid_from, valid_until, grace_until, paused_from, paused_until, canceled_at };
+        let state = parse_state(subject, &scopes, instants, &mut errors);
+        let key = match (source, external_id) {
+            (Some(source), Some(id)) => {
+                let (source, id) = (source.parse("#/source"), id.parse("#/externalId"));
+                let (source, id) = (errors.take(source), errors.take(id));
+                source.zip(id).map(|(source, id)| ExternalKey { source, id })
+            }
+            (Some(_), None) => return Err(undescribed("#/externalId", "it goes with `source`")),
+            (None, Some(_)) => return Err(undescribed("#/source", "it goes with `externalId`")),
+            (None, None) if source_version.is_some() => {
+                return Err(undescribed("#/externalId", "it goes with `sourceVersion`"));
+            }
+            (None, None) => None,
+        };
+        let version = parse_source_version(source_version, &mut errors);
+        errors.check()?;
+        match (state, version) {
+            (Some(state), Some(version)) => {
+                Ok(NewSubscription { state, external: key.map(|key| External { key, version }) })
+            }
+            // Nothing is missing without an error that says so.
+            _ => Err(Problem::invalid_value(Vec::new())),
+        }
+    }
+}
+
+impl SubscriptionStateBody {
+    /// The write that records what a source says of the subscription that it knows by a key.
+    ///
+    /// # Errors
+    ///
+    /// 422, naming the members that are wrong.
+    pub fn parse(self, key: ExternalKey, expected: Expected) -> Result<Write, Problem> {
+        let Self { subject, scopes, valid_from, valid_until, grace_until, .. } = self;
+        let Self { paused_from, paused_until, canceled_at, source_version, .. } = self;
+        let mut errors = FieldErrors::default();
+        let instants = Instants { valid_from, valid_until, grace_until, paused_from, paused_until, canceled_at };
+        let state = parse_state(subject, &scopes, instants, &mut errors);
+        let version = parse_source_version(source_version, &mut errors);
+        match (state, version) {
+            (Some(state), Some(version)) if errors.is_empty() => {
+                let target = Target::External(External { key, version });
+                Ok(Write::Put { target, state, expected })
             }
             _ => Err(errors.into()),
         }
@@ -592,7 +885,12 @@ impl NewSubscriptionBody {
 }
 
 impl SubscriptionPatchBody {
-    fn parse(self) -> Result<(Option<Subject>, SubscriptionPatch), Problem> {
+    /// The patch, and who its sender thinks holds the subscription.
+    ///
+    /// # Errors
+    ///
+    /// 422, naming the members that are wrong.
+    pub fn parse(self) -> Result<(Option<Subject>, SubscriptionPatch), Problem> {
         let Self { subject, scopes, valid_from, valid_until, grace_until } = self;
         let mut errors = FieldErrors::default();
         errors.refuse_null(&subject, "#/subject");
@@ -609,7 +907,12 @@ impl SubscriptionPatchBody {
 }
 
 impl Cancellation {
-    fn parse(self) -> Result<life::Cancellation, Problem> {
+    /// The cancellation.
+    ///
+    /// # Errors
+    ///
+    /// 422 when its instant is none; 400 when it says two things.
+    pub fn parse(self) -> Result<life::Cancellation, Problem> {
         let Self { at, at_end } = self;
         match (at, at_end.unwrap_or_default()) {
             (None, false) => Ok(life::Cancellation::Now),
@@ -624,7 +927,12 @@ impl Cancellation {
 }
 
 impl Pause {
-    fn parse(self) -> Result<Transition, Problem> {
+    /// The pause.
+    ///
+    /// # Errors
+    ///
+    /// 422, naming the members that are wrong.
+    pub fn parse(self) -> Result<Transition, Problem> {
         let Self { from, until } = self;
         let mut errors = FieldErrors::default();
         let from = parse_instant(from.as_ref(), "#/from", &mut errors).flatten();
@@ -635,7 +943,12 @@ impl Pause {
 }
 
 impl Renewal {
-    fn parse(self) -> Result<life::Renewal, Problem> {
+    /// The renewal.
+    ///
+    /// # Errors
+    ///
+    /// 422, naming the members that are wrong; 400 when it says nothing, or two things.
+    pub fn parse(self) -> Result<life::Renewal, Problem> {
         let Self { valid_until, duration, from, grace_until } = self;
         let mut errors = FieldErrors::default();
         let grace_until = grace_until.map(|until| parse_instant(until.as_ref(), "#/graceUntil", &mut errors).flatten());
@@ -666,7 +979,10 @@ impl From<Subject> for SubjectBody {
 impl From<Shown> for SubscriptionBody {
     fn from(Shown { subscription, now }: Shown) -> Self {
         let status = subscription.status(now).into();
-        let Subscription { id, subject, scopes, life, version, created_at, updated_at } = subscription;
+        let Subscription { id, subject, scopes, life, external, version, created_at, updated_at, deleted_at } =
+            subscription;
+        let source_version = external.as_ref().and_then(|external| external.version).map(SourceVersion::get);
+        let key = external.map(|external| external.key);
         Self {
             id: id.into(),
             subject: subject.into(),
@@ -678,10 +994,42 @@ impl From<Shown> for SubscriptionBody {
             paused_until: life.pause.and_then(|pause| pause.until()).map(Into::into),
             canceled_at: life.canceled_at.map(Into::into),
             status,
+            source: key.as_ref().map(|key| SourceText(key.source.as_str().to_owned())),
+            external_id: key.as_ref().map(|key| ExternalIdText(key.id.as_str().to_owned())),
+            source_version,
             version,
             created_at: created_at.into(),
             updated_at: updated_at.into(),
+            deleted_at: deleted_at.map(Into::into),
         }
+    }
+}
+
+impl SubscriptionBody {
+    /// Its values, in the order of the columns of a file: an empty one is not there.
+    pub(super) fn columns(&self) -> [String; 18] {
+        let instant = |timestamp: &Option<Timestamp>| timestamp.as_ref().map(|at| at.0.clone()).unwrap_or_default();
+        let scopes: Vec<&str> = self.scopes.iter().map(|scope| scope.0.as_str()).collect();
+        [
+            self.source.as_ref().map(|source| source.0.clone()).unwrap_or_default(),
+            self.external_id.as_ref().map(|id| id.0.clone()).unwrap_or_default(),
+            self.source_version.map(|version| version.to_string()).unwrap_or_default(),
+            subject::SubjectType::from(self.subject.kind).as_str().to_owned(),
+            self.subject.id.0.clone(),
+            scopes.join(" "),
+            self.valid_from.0.clone(),
+            instant(&self.valid_until),
+            instant(&self.grace_until),
+            instant(&self.paused_from),
+            instant(&self.paused_until),
+            instant(&self.canceled_at),
+            self.id.0.clone(),
+            life::Status::from(self.status).as_str().to_owned(),
+            self.version.to_string(),
+            self.created_at.0.clone(),
+            self.updated_at.0.clone(),
+            instant(&self.deleted_at),
+        ]
     }
 }
 
@@ -716,6 +1064,19 @@ impl From<subject::SubjectType> for SubjectType {
         match kind {
             subject::SubjectType::User => Self::User,
             subject::SubjectType::Client => Self::Client,
+        }
+    }
+}
+
+impl From<Status> for life::Status {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Scheduled => Self::Scheduled,
+            Status::Active => Self::Active,
+            Status::Paused => Self::Paused,
+            Status::Grace => Self::Grace,
+            Status::Canceled => Self::Canceled,
+            Status::Expired => Self::Expired,
         }
     }
 }

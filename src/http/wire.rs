@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::problem::FieldError;
 use crate::domain::{
+    external::{ExternalId, MAX_EXTERNAL_ID_BYTES, MAX_SOURCE_LENGTH, Source},
     period::{MAX_PERIOD_BYTES, Period},
     scope::{MAX_SCOPE_LENGTH, Scope},
     subject::{MAX_SUBJECT_ID_BYTES, SubjectId},
@@ -121,6 +122,26 @@ text! {
 }
 
 text! {
+    /// The name of a system that gives subscriptions ids of its own.
+    SourceText, "string", |schema| {
+        schema.pattern = Some("^[A-Za-z0-9._-]+$".to_owned());
+        schema.min_length = Some(1);
+        schema.max_length = Some(MAX_SOURCE_LENGTH);
+        schema.example = Some("billing".into());
+    }
+}
+
+text! {
+    /// The id that such a system gave. Its length counts in bytes, which no schema can say; one character has at least
+    /// one.
+    ExternalIdText, "string", |schema| {
+        schema.min_length = Some(1);
+        schema.max_length = Some(MAX_EXTERNAL_ID_BYTES);
+        schema.example = Some("sub_1042".into());
+    }
+}
+
+text! {
     /// The id of a token.
     TokenId, "string", |schema| {
         schema.format = Some("uuid");
@@ -181,6 +202,28 @@ impl ScopeToken {
 impl From<&Scope> for ScopeToken {
     fn from(scope: &Scope) -> Self {
         Self(scope.as_str().to_owned())
+    }
+}
+
+impl SourceText {
+    /// The source.
+    ///
+    /// # Errors
+    ///
+    /// A [`FieldError`] at `pointer` when it is no name of one.
+    pub fn parse(&self, pointer: &str) -> Result<Source, FieldError> {
+        Source::parse(&self.0).map_err(|error| FieldError::new(pointer, error))
+    }
+}
+
+impl ExternalIdText {
+    /// The id.
+    ///
+    /// # Errors
+    ///
+    /// A [`FieldError`] at `pointer` when it is no external id.
+    pub fn parse(&self, pointer: &str) -> Result<ExternalId, FieldError> {
+        ExternalId::parse(&self.0).map_err(|error| FieldError::new(pointer, error))
     }
 }
 

@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Error, Expected, Origin, Result, Service, Touched, in_time, to_its_end};
+use super::{
+    Error, Expected, Origin, Result, Service, Touched,
+    idempotency::{Begun, Kept, undo},
+    in_time, to_its_end,
+};
 use crate::{
     domain::{
         catalogue::{CatalogueScope, CatalogueScopePatch, Description, Requires},
@@ -11,6 +15,7 @@ use crate::{
     store::{
         self,
         change::{Change, Noun},
+        image,
     },
 };
 
@@ -40,13 +45,22 @@ impl Service {
             let NewCatalogueScope { name, description, requires, enforced } = new;
             let scope =
                 CatalogueScope { name, description, requires, enforced, version: 1, created_at: now, updated_at: now };
-            let transaction = service.database.begin().await?;
-            store::catalogue::insert(&transaction, &scope).await.map_err(|error| match error {
-                store::Error::Duplicate(_) => Error::ScopeExists,
-                error => error.into(),
-            })?;
-            let seq = store::change::insert(&transaction, change(&origin, now, "create", &scope.name)).await?;
-            service.commit(transaction, seq, Touched::Catalogue).await?;
+            let once = service.once(&origin)?;
+            let transaction = match once.begin(&service.database, now).await? {
+                Begun::Now(transaction) => transaction,
+                Begun::Before(scope) => return Ok(scope),
+            };
+            if let Err(error) = store::catalogue::insert(&transaction, &scope).await {
+                undo(transaction).await;
+                return Err(match error {
+                    store::Error::Duplicate(_) => Error::ScopeExists,
+                    error => error.into(),
+                });
+            }
+            let change = change(&origin, now, "create", &scope.name, None, Some(&scope));
+            let seq = store::change::insert(&transaction, change).await?;
+            once.keep(&transaction, now, &scope).await?;
+            service.commit(store::database::commit(transaction), vec![seq], vec![Touched::Catalogue]).await?;
             Ok(scope)
         })
         .await
@@ -88,14 +102,14 @@ impl Service {
             let transaction = service.database.begin().await?;
             let old = store::catalogue::lock(&transaction, &name).await?.ok_or(Error::NotFound)?;
             expected.check(old.version)?;
-            let version = old.version;
-            let new = old.patch(patch, now);
-            if new.version == version {
+            let new = old.clone().patch(patch, now);
+            if new.version == old.version {
                 return Ok(new);
             }
             store::catalogue::update(&transaction, &new).await?;
-            let seq = store::change::insert(&transaction, change(&origin, now, "patch", &name)).await?;
-            service.commit(transaction, seq, Touched::Catalogue).await?;
+            let change = change(&origin, now, "patch", &name, Some(&old), Some(&new));
+            let seq = store::change::insert(&transaction, change).await?;
+            service.commit(store::database::commit(transaction), vec![seq], vec![Touched::Catalogue]).await?;
             Ok(new)
         })
         .await
@@ -118,8 +132,9 @@ impl Service {
                 store::Error::Reference(_) => Error::ScopeInUse,
                 error => error.into(),
             })?;
-            let seq = store::change::insert(&transaction, change(&origin, now, "delete", &name)).await?;
-            service.commit(transaction, seq, Touched::Catalogue).await
+            let change = change(&origin, now, "delete", &name, Some(&scope), None);
+            let seq = store::change::insert(&transaction, change).await?;
+            service.commit(store::database::commit(transaction), vec![seq], vec![Touched::Catalogue]).await
         })
         .await
     }
@@ -129,7 +144,22 @@ fn change<'a>(
     origin: &'a Origin,
     at: chrono::DateTime<chrono::Utc>,
     action: &'static str,
-    scope: &'a Scope,
+    name: &'a Scope,
+    before: Option<&'a CatalogueScope>,
+    after: Option<&'a CatalogueScope>,
 ) -> Change<'a> {
-    Change { at, actor: &origin.actor, request_id: &origin.request_id, action, noun: Noun::Catalogue { scope } }
+    let Origin { actor, request_id, .. } = origin;
+    Change { at, actor, request_id, action, noun: Noun::Catalogue { name, before, after } }
+}
+
+impl Kept for CatalogueScope {
+    fn write(&self) -> String {
+        format!("{} {}", self.name, image::of_scope(self))
+    }
+
+    fn read(kept: &str) -> store::Result<Self> {
+        // No scope holds a blank.
+        let (name, image) = kept.split_once(' ').ok_or_else(|| store::Error::corrupt("answer"))?;
+        image::scope(Scope::parse(name).map_err(|_| store::Error::corrupt("answer"))?, image)
+    }
 }

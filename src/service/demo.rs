@@ -4,13 +4,17 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 
-use super::{Error, Expected, Origin, Result, Service, catalogue::NewCatalogueScope, subscription::NewSubscription};
+use super::{
+    Error, Expected, Origin, Result, Service,
+    catalogue::NewCatalogueScope,
+    subscription::{NewSubscription, Write},
+};
 use crate::domain::{
     catalogue::{Description, Requires},
     life::{Cancellation, Status, Transition},
     scope::Scope,
     subject::{Subject, SubjectId, SubjectType},
-    subscription::{ScopeSet, Subscription},
+    subscription::{ScopeSet, Subscription, SubscriptionState},
 };
 
 /// The user of the vendor's example, whose `email` subscription has expired.
@@ -69,7 +73,7 @@ impl Service {
     ///
     /// When an example above is not one that the domain allows, which every start of the demo would show.
     pub async fn seed_demo(self: &Arc<Self>) -> Result<Subscription> {
-        let origin = || Origin { actor: "demo".to_owned(), request_id: "demo".to_owned() };
+        let origin = || Origin { actor: "demo".to_owned(), request_id: "demo".to_owned(), idempotency: None };
         for (name, description, requires, enforced) in SCOPES {
             let description = Description::parse(description.to_owned()).ok();
             let new = NewCatalogueScope { name: scope(name), description, requires, enforced };
@@ -78,16 +82,20 @@ impl Service {
         let now = self.now();
         let mut cancelable = None;
         for example in EXAMPLES {
-            let new = NewSubscription {
+            let state = SubscriptionState {
                 subject: Subject { kind: example.kind, id: SubjectId::parse(example.id).expect("an id") },
                 scopes: ScopeSet::new(example.scopes.iter().map(|name| scope(name)).collect()).expect("a set"),
                 valid_from: Some(now + TimeDelta::days(example.from)),
                 valid_until: example.until.map(|days| now + TimeDelta::days(days)),
                 grace_until: example.grace_until.map(|days| now + TimeDelta::days(days)),
+                pause: None,
+                canceled_at: None,
             };
-            let created = self.create_subscription(origin(), new).await?.subscription;
+            let create = Write::Create(NewSubscription { state, external: None });
+            let created = self.write_subscription(origin(), create).await?.shown.subscription;
             if let Some(transition) = example.done {
-                self.transition_subscription(origin(), created.id, Expected::Any, transition).await?;
+                let write = Write::Transition { id: created.id, expected: Expected::Any, transition };
+                self.write_subscription(origin(), write).await?;
             } else if example.id == USER && created.status(now) == Status::Active {
                 cancelable = Some(created);
             }

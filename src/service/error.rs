@@ -2,10 +2,10 @@
 
 use crate::{
     domain::{
-        life::{InvalidGrace, TransitionError},
+        life::TransitionError,
         scope::Scope,
+        subscription::{PatchError, StateError},
         token::{AlreadyRevoked, InvalidExpiry},
-        window::InvalidWindow,
     },
     store,
 };
@@ -34,12 +34,15 @@ pub enum Error {
     /// A subscription never changes hands.
     #[error("a subscription stays with its subject")]
     AnotherSubject,
-    /// The window would hold nothing.
+    /// What is said of a subscription makes none.
     #[error(transparent)]
-    Window(#[from] InvalidWindow),
-    /// The grace would not end after the window.
+    State(#[from] StateError),
+    /// What is to be changed of a subscription would leave none.
     #[error(transparent)]
-    Grace(#[from] InvalidGrace),
+    Patch(PatchError),
+    /// Another subscription is known by that external id, be it a deleted one.
+    #[error("a subscription of that external id exists")]
+    ExternalIdExists,
     /// The resource's status does not allow it.
     #[error(transparent)]
     Transition(#[from] TransitionError),
@@ -58,6 +61,29 @@ pub enum Error {
     /// The token is revoked already.
     #[error(transparent)]
     TokenRevoked(#[from] AlreadyRevoked),
+    /// One write of a batch was refused, and with it the whole batch.
+    #[error("write {index} of the batch was refused")]
+    InBatch {
+        /// Which one, counted from 0.
+        index: usize,
+        /// Why.
+        error: Box<Error>,
+    },
+    /// Another request was done with that key.
+    #[error("the key of the request was given to another request")]
+    KeyReused,
+    /// A request with that key is under way.
+    #[error("a request with that key is under way")]
+    KeyInUse,
+    /// Another import goes on.
+    #[error("another import is under way")]
+    ImportUnderWay,
+    /// The token was made by that very request before, and its secret is not kept.
+    #[error("the secret of the token was told, and is not kept")]
+    SecretNotKept,
+    /// Changes that are asked for are not kept any more, or were never made in this database.
+    #[error("changes that are asked for are not kept any more")]
+    ChangesGone,
     /// The machine gave no random bytes for a secret.
     #[error("there are no random bytes to be had")]
     NoRandomness,
@@ -75,13 +101,11 @@ pub enum Error {
     Aborted(#[source] tokio::task::JoinError),
 }
 
-impl From<crate::domain::subscription::PatchError> for Error {
-    fn from(error: crate::domain::subscription::PatchError) -> Self {
-        use crate::domain::subscription::PatchError;
+impl From<PatchError> for Error {
+    fn from(error: PatchError) -> Self {
         match error {
-            PatchError::Window(error) => error.into(),
-            PatchError::Grace(error) => error.into(),
             PatchError::Transition(error) => error.into(),
+            error @ (PatchError::Window(_) | PatchError::Grace(_)) => Self::Patch(error),
         }
     }
 }

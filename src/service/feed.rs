@@ -41,10 +41,6 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const POLL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The least time between two looks: a burst of wake-ups is one look.
 const POLL_GAP: Duration = Duration::from_millis(5);
-/// How long changes are kept, in days: a reader that is connected has seen them within seconds.
-const KEEP_CHANGES_DAYS: i64 = 7;
-/// How often old changes are pruned.
-const PRUNE_INTERVAL: Duration = Duration::from_hours(1);
 /// The channel on which replicas wake each other.
 const CHANNEL: &str = "tollgate_change";
 /// How often a replica sends a notification to itself, to see that its listener still hears.
@@ -108,17 +104,20 @@ impl Feed {
         })
     }
 
-    /// Tells that a change is about to be committed by somebody who tells the cache of it, so that it need not be told
-    /// again when the feed shows it.
-    pub fn making(&self, seq: i64) {
+    /// Tells that changes are about to be committed by somebody who tells the cache of them, so that it need not
+    /// be told again when the feed shows them.
+    pub fn making(&self, seqs: &[i64]) {
         if self.ground.database.postgres().is_some() {
-            self.own().insert(seq);
+            self.own().extend(seqs);
         }
     }
 
-    /// Tells that nobody knows whether a change was committed: when the feed shows it, it is news.
-    pub fn unsure_of(&self, seq: i64) {
-        self.own().remove(&seq);
+    /// Tells that nobody knows whether changes were committed: when the feed shows them, they are news.
+    pub fn unsure_of(&self, seqs: &[i64]) {
+        let mut own = self.own();
+        for seq in seqs {
+            own.remove(seq);
+        }
     }
 
     fn own(&self) -> MutexGuard<'_, HashSet<i64>> {
@@ -152,7 +151,6 @@ impl Feed {
             self.ground.trust.heard(asked_at);
             tasks.spawn(Arc::clone(self).poll_sqlite(version));
         }
-        tasks.spawn(Arc::clone(self).prune());
         Ok(tasks)
     }
 
@@ -324,26 +322,6 @@ impl Feed {
                 Ok(Err(error)) => return Err(error),
                 // The connection was lost, and what was sent meanwhile with it; or not even our own heartbeat was heard.
                 Ok(Ok(None)) | Err(_) => return Ok(()),
-            }
-        }
-    }
-
-    async fn prune(self: Arc<Self>) {
-        loop {
-            tokio::time::sleep(PRUNE_INTERVAL).await;
-            let before = self.clock.now() - TimeDelta::days(KEEP_CHANGES_DAYS);
-            // A batch a time, so that no transaction grows long.
-            loop {
-                match store::change::prune(self.ground.database.writers(), before).await {
-                    Ok(0) => break,
-                    Ok(_) => tokio::time::sleep(POLL_GAP).await,
-                    Err(error) => {
-                        // An outage shows elsewhere, too; a role that may not delete shows here alone.
-                        self.ground.metrics.count_database_error(&error);
-                        tracing::warn!(error = super::chain(&error), "old changes cannot be pruned");
-                        break;
-                    }
-                }
             }
         }
     }

@@ -11,8 +11,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use sea_orm::DatabaseTransaction;
-use tokio::task::JoinSet;
+use tokio::{sync::Semaphore, task::JoinSet};
 use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::{
@@ -23,6 +22,7 @@ use crate::{
     store::{self, Database},
 };
 
+pub mod bulk;
 pub mod cache;
 pub mod catalogue;
 pub mod clock;
@@ -31,6 +31,8 @@ pub mod demo;
 pub mod entitlement;
 pub mod error;
 pub mod feed;
+pub mod history;
+mod idempotency;
 pub mod metrics;
 pub mod subscription;
 pub mod token;
@@ -43,6 +45,8 @@ pub use clock::{Clock, SystemClock};
 pub use error::{Error, Result};
 use feed::Feed;
 pub use feed::FeedSettings;
+pub use idempotency::Idempotency;
+use idempotency::Running;
 pub use metrics::Metrics;
 use token::Uses;
 
@@ -60,6 +64,8 @@ pub struct Policy {
     pub max_stale: Duration,
     /// How long a hook may take to be answered.
     pub hook_timeout: Duration,
+    /// How long changes are kept; for ever when nothing is said.
+    pub keep_changes: Option<Duration>,
 }
 
 impl Default for Policy {
@@ -70,6 +76,7 @@ impl Default for Policy {
             max_age: Duration::from_mins(1),
             max_stale: Duration::from_mins(10),
             hook_timeout: Duration::from_millis(400),
+            keep_changes: None,
         }
     }
 }
@@ -81,6 +88,8 @@ pub struct Origin {
     pub actor: String,
     /// The id of the request.
     pub request_id: String,
+    /// The key that makes it be done once, if its sender gave one.
+    pub idempotency: Option<Idempotency>,
 }
 
 /// Which versions a writer is willing to change (`If-Match` of RFC 9110 section 13.1.1).
@@ -103,7 +112,7 @@ impl Expected {
 }
 
 /// What a committed write made stale in the cache.
-#[derive(Clone)]
+#[derive(Debug)]
 enum Touched {
     Subject(Subject),
     Catalogue,
@@ -116,6 +125,8 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 const TOKENS_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the management API waits for a use case.
 const API_TIMEOUT: Duration = Duration::from_secs(6);
+/// Imports that go on at once: several would only share the database, and take more of it from the hooks.
+const CONCURRENT_IMPORTS: usize = 1;
 /// How long a write may take after nobody waits for it any more, before its connection is given up.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -129,6 +140,8 @@ pub struct Service {
     catalogue: Arc<CatalogueCache>,
     live_tokens: Arc<TokenCache>,
     uses: Uses,
+    running: Arc<Running>,
+    imports: Arc<Semaphore>,
     feed: Arc<Feed>,
     metrics: Arc<Metrics>,
     policy: Policy,
@@ -168,8 +181,20 @@ impl Service {
             Arc::clone(&clock),
             new_id(clock.now()),
         );
-        let uses = Uses::default();
-        Arc::new(Self { clock, database, ground, facts, catalogue, live_tokens, uses, feed, metrics, policy })
+        Arc::new(Self {
+            clock,
+            database,
+            ground,
+            facts,
+            catalogue,
+            live_tokens,
+            uses: Uses::default(),
+            running: Arc::default(),
+            imports: Arc::new(Semaphore::new(CONCURRENT_IMPORTS)),
+            feed,
+            metrics,
+            policy,
+        })
     }
 
     /// Watches for changes made elsewhere, and does what is done from time to time, until the set is dropped. A service that is not alone on its database must
@@ -182,6 +207,7 @@ impl Service {
     pub async fn watch(self: &Arc<Self>, settings: FeedSettings) -> store::Result<JoinSet<()>> {
         let mut tasks = self.feed.watch(settings).await?;
         tasks.spawn(Arc::clone(self).go_on_writing_uses());
+        tasks.spawn(Arc::clone(self).go_on_pruning());
         Ok(tasks)
     }
 
@@ -226,18 +252,25 @@ impl Service {
         self.database.close().await;
     }
 
-    /// Commits a write, then makes sure that no request which starts after the answer sees facts from before it.
+    /// Commits the writes of a transaction, then makes sure that no request which starts after the answer sees facts
+    /// from before it. `seqs` are the places of its changes.
     ///
     /// The cache is told whatever the commit came to: an error may hide that it was done.
-    async fn commit(self: &Arc<Self>, transaction: DatabaseTransaction, seq: i64, touched: Touched) -> Result<()> {
-        self.feed.making(seq);
-        let (service, to_tell) = (Arc::clone(self), touched.clone());
+    async fn commit(
+        self: &Arc<Self>,
+        commit: impl Future<Output = store::Result<()>> + Send + 'static,
+        seqs: Vec<i64>,
+        touched: Vec<Touched>,
+    ) -> Result<()> {
+        self.feed.making(&seqs);
+        let (seqs, touched): (Arc<[i64]>, Arc<[Touched]>) = (seqs.into(), touched.into());
+        let (service, to_tell, made) = (Arc::clone(self), Arc::clone(&touched), Arc::clone(&seqs));
         // A task of its own: past the deadline the commit may still be done, and what was read until then would be kept
         // as if it were newer. It tells the cache when it ends, whoever still waits.
         let committing = tokio::spawn(async move {
-            let committed = store::database::commit(transaction).await;
+            let committed = commit.await;
             if committed.is_err() {
-                service.feed.unsure_of(seq);
+                service.feed.unsure_of(&made);
             }
             service.tell(&to_tell).await;
             committed
@@ -245,22 +278,24 @@ impl Service {
         if let Ok(Ok(committed)) = tokio::time::timeout(COMMIT_TIMEOUT, committing).await {
             return Ok(committed?);
         }
-        self.feed.unsure_of(seq);
+        self.feed.unsure_of(&seqs);
         self.tell(&touched).await;
         Err(Error::TimedOut)
     }
 
-    async fn tell(&self, touched: &Touched) {
-        match touched {
-            Touched::Subject(subject) => self.facts.changed(subject),
-            Touched::Catalogue => {
-                self.catalogue.changed();
-                // Read before the answer, so that the rules are known even if the database goes away right after.
-                self.catalogue.get(self.policy.hook_timeout).await;
-            }
-            Touched::Tokens => {
-                self.live_tokens.changed();
-                self.live_tokens.get(TOKENS_TIMEOUT).await;
+    async fn tell(&self, touched: &[Touched]) {
+        for touched in touched {
+            match touched {
+                Touched::Subject(subject) => self.facts.changed(subject),
+                Touched::Catalogue => {
+                    self.catalogue.changed();
+                    // Read before the answer, so that the rules are known even if the database goes away right after.
+                    self.catalogue.get(self.policy.hook_timeout).await;
+                }
+                Touched::Tokens => {
+                    self.live_tokens.changed();
+                    self.live_tokens.get(TOKENS_TIMEOUT).await;
+                }
             }
         }
         self.feed.committed();

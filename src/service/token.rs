@@ -10,12 +10,14 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
 use ring::rand::{SecureRandom as _, SystemRandom};
+use sea_orm::DatabaseTransaction;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::{
     Error, Origin, Result, Service, Touched,
     cache::{Found, KEPT_AFTER_EXPIRY},
+    idempotency::{Begun, undo},
     in_time, new_id, to_its_end,
 };
 use crate::{
@@ -105,7 +107,7 @@ impl Service {
     /// # Errors
     ///
     /// [`Error::TokenExpiry`] when it would have ended already; [`Error::TokenExists`] when another one has, or had, its
-    /// name; [`Error::TooManyTokens`].
+    /// name; [`Error::TooManyTokens`]; [`Error::SecretNotKept`] when the same request, by its key, was done before.
     pub async fn create_token(self: &Arc<Self>, origin: Origin, new: NewToken) -> Result<(Shown, Secret)> {
         let service = Arc::clone(self);
         to_its_end(async move {
@@ -113,19 +115,19 @@ impl Service {
             let NewToken { name, role, expires_at } = new;
             let token = Token::new(new_id(now), name, role, expires_at, origin.actor.clone(), now)?;
             let secret = Secret::random()?;
-            let transaction = service.database.begin().await?;
-            store::token::lock_creation(&transaction).await?;
-            if store::token::count_live(&transaction, now).await? >= MAX_LIVE_TOKENS {
-                return Err(Error::TooManyTokens);
+            let once = service.once(&origin)?;
+            let transaction = match once.begin::<String>(&service.database, now).await? {
+                Begun::Now(transaction) => transaction,
+                Begun::Before(_) => return Err(Error::SecretNotKept),
+            };
+            if let Err(error) = insert(&transaction, &token, &secret, now).await {
+                undo(transaction).await;
+                return Err(error);
             }
-            store::token::insert(&transaction, &token, &digest(secret.expose())).await.map_err(
-                |error| match error {
-                    store::Error::Duplicate(_) => Error::TokenExists,
-                    error => error.into(),
-                },
-            )?;
-            let seq = store::change::insert(&transaction, change(&origin, now, "create", token.id)).await?;
-            service.commit(transaction, seq, Touched::Tokens).await?;
+            let seq = store::change::insert(&transaction, change(&origin, now, "create", None, &token)).await?;
+            // That it was done is kept, and nothing more: the secret stands nowhere.
+            once.keep(&transaction, now, &String::new()).await?;
+            service.commit(store::database::commit(transaction), vec![seq], vec![Touched::Tokens]).await?;
             Ok((Shown { token, now }, secret))
         })
         .await
@@ -172,11 +174,27 @@ impl Service {
         let service = Arc::clone(self);
         to_its_end(async move {
             let now = service.clock.now();
-            let transaction = service.database.begin().await?;
-            let token = store::token::lock(&transaction, id).await?.ok_or(Error::NotFound)?.revoke(now)?;
+            let once = service.once(&origin)?;
+            let transaction = match once.begin::<String>(&service.database, now).await? {
+                Begun::Now(transaction) => transaction,
+                // Revoked is for good, so it still is what was answered.
+                Begun::Before(_) => return service.token(id).await,
+            };
+            let Some(old) = store::token::lock(&transaction, id).await? else {
+                undo(transaction).await;
+                return Err(Error::NotFound);
+            };
+            let token = match old.clone().revoke(now) {
+                Ok(token) => token,
+                Err(error) => {
+                    undo(transaction).await;
+                    return Err(error.into());
+                }
+            };
             store::token::update(&transaction, &token).await?;
-            let seq = store::change::insert(&transaction, change(&origin, now, "revoke", id)).await?;
-            service.commit(transaction, seq, Touched::Tokens).await?;
+            let seq = store::change::insert(&transaction, change(&origin, now, "revoke", Some(&old), &token)).await?;
+            once.keep(&transaction, now, &String::new()).await?;
+            service.commit(store::database::commit(transaction), vec![seq], vec![Touched::Tokens]).await?;
             Ok(Shown { token, now })
         })
         .await
@@ -245,6 +263,26 @@ pub struct Shown {
     pub now: DateTime<Utc>,
 }
 
-fn change<'a>(origin: &'a Origin, at: DateTime<Utc>, action: &'static str, id: Uuid) -> Change<'a> {
-    Change { at, actor: &origin.actor, request_id: &origin.request_id, action, noun: Noun::Token { id } }
+/// Records a token, if there is room for it.
+async fn insert(transaction: &DatabaseTransaction, token: &Token, secret: &Secret, now: DateTime<Utc>) -> Result<()> {
+    store::token::lock_creation(transaction).await?;
+    if store::token::count_live(transaction, now).await? >= MAX_LIVE_TOKENS {
+        return Err(Error::TooManyTokens);
+    }
+    let inserted = store::token::insert(transaction, token, &digest(secret.expose())).await;
+    inserted.map_err(|error| match error {
+        store::Error::Duplicate(_) => Error::TokenExists,
+        error => error.into(),
+    })
+}
+
+fn change<'a>(
+    origin: &'a Origin,
+    at: DateTime<Utc>,
+    action: &'static str,
+    before: Option<&'a Token>,
+    after: &'a Token,
+) -> Change<'a> {
+    let Origin { actor, request_id, .. } = origin;
+    Change { at, actor, request_id, action, noun: Noun::Token { before, after } }
 }

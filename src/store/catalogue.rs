@@ -147,6 +147,6 @@ pub(super) fn scope(text: &str) -> Result<Scope> {
     Scope::parse(text).map_err(|_| Error::corrupt("scope"))
 }
 
-fn requires(word: &str) -> Result<Requires> {
+pub(super) fn requires(word: &str) -> Result<Requires> {
     Requires::parse(word).ok_or_else(|| Error::corrupt("requires"))
 }

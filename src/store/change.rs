@@ -3,16 +3,30 @@
 use chrono::{DateTime, Utc};
 use entity::change::{ActiveModel, Entity};
 use sea_orm::{
-    ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait as _, NotSet, Set, Statement,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait as _, NotSet, QueryResult, Set,
+    Statement,
     sqlx::{self, PgConnection},
 };
 use uuid::Uuid;
 
-use super::error::{Error, Result};
+use super::{
+    catalogue,
+    error::{Error, Result},
+    image,
+    subscription::subject,
+};
 use crate::domain::{
+    catalogue::CatalogueScope,
     scope::Scope,
     subject::{Subject, SubjectId, SubjectType},
+    subscription::Subscription,
+    token::Token,
 };
+
+/// The words for the nouns in the table.
+const CATALOGUE: &str = "catalogue";
+const SUBSCRIPTION: &str = "subscription";
+const TOKEN: &str = "token";
 
 /// The most changes that are read one by one; when there are more, all that is cached counts as changed.
 const MAX_NEWS: i64 = 10_000;
@@ -40,25 +54,31 @@ DELETE FROM change WHERE seq IN (
 const PRUNE_ON_SQLITE: &str =
     "DELETE FROM change WHERE seq IN (SELECT seq FROM change WHERE at < ?1 ORDER BY seq LIMIT 10000)";
 
-/// What a change was made to.
+/// What a change was made to, with what was there before and after it.
 #[derive(Debug, Clone, Copy)]
 pub enum Noun<'a> {
     /// A catalogue scope.
     Catalogue {
         /// Its name.
-        scope: &'a Scope,
+        name: &'a Scope,
+        /// What it was; none when it was not there.
+        before: Option<&'a CatalogueScope>,
+        /// What it is; none when it is there no more.
+        after: Option<&'a CatalogueScope>,
     },
     /// A subscription.
     Subscription {
-        /// Its id.
-        id: Uuid,
-        /// Who holds it.
-        subject: &'a Subject,
+        /// What it was; none when it was not there.
+        before: Option<&'a Subscription>,
+        /// What it is; a deleted one says so itself.
+        after: &'a Subscription,
     },
     /// A token of the management API.
     Token {
-        /// Its id.
-        id: Uuid,
+        /// What it was; none when it was not there.
+        before: Option<&'a Token>,
+        /// What it is.
+        after: &'a Token,
     },
 }
 
@@ -84,10 +104,17 @@ pub struct Change<'a> {
 /// [`super::Error::Unavailable`] when the database cannot be asked.
 pub async fn insert(transaction: &DatabaseTransaction, change: Change<'_>) -> Result<i64> {
     let Change { at, actor, request_id, action, noun } = change;
-    let (noun, scope, subscription_id, subject, token_id) = match noun {
-        Noun::Catalogue { scope } => ("catalogue", Some(scope), None, None, None),
-        Noun::Subscription { id, subject } => ("subscription", None, Some(id), Some(subject), None),
-        Noun::Token { id } => ("token", None, None, None, Some(id)),
+    let (before, after) = match noun {
+        Noun::Catalogue { before, after, .. } => (before.map(image::of_scope), after.map(image::of_scope)),
+        Noun::Subscription { before, after } => {
+            (before.map(image::of_subscription), Some(image::of_subscription(after)))
+        }
+        Noun::Token { before, after } => (before.map(image::of_token), Some(image::of_token(after))),
+    };
+    let (noun, scope, subscription, token_id) = match noun {
+        Noun::Catalogue { name, .. } => (CATALOGUE, Some(name), None, None),
+        Noun::Subscription { after, .. } => (SUBSCRIPTION, None, Some(after), None),
+        Noun::Token { after, .. } => (TOKEN, None, None, Some(after.id)),
     };
     let row = ActiveModel {
         seq: NotSet,
@@ -97,12 +124,161 @@ pub async fn insert(transaction: &DatabaseTransaction, change: Change<'_>) -> Re
         noun: Set(noun.to_owned()),
         action: Set(action.to_owned()),
         scope: Set(scope.map(|scope| scope.as_str().to_owned())),
-        subscription_id: Set(subscription_id),
-        subject_type: Set(subject.map(|subject| subject.kind.as_str().to_owned())),
-        subject_id: Set(subject.map(|subject| subject.id.as_str().to_owned())),
+        subscription_id: Set(subscription.map(|subscription| subscription.id)),
+        subject_type: Set(subscription.map(|subscription| subscription.subject.kind.as_str().to_owned())),
+        subject_id: Set(subscription.map(|subscription| subscription.subject.id.as_str().to_owned())),
         token_id: Set(token_id),
+        before: Set(before),
+        after: Set(after),
     };
     Ok(Entity::insert(row).exec(transaction).await?.last_insert_id)
+}
+
+/// The place of a change in the order in which changes are read: no change that becomes visible later comes before one
+/// that was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The id of its transaction; 0 on SQLite, where transactions come one after another.
+    pub transaction: u64,
+    /// Its place in the table.
+    pub seq: i64,
+}
+
+/// What a recorded change was made to. What was there before and after is unknown of changes that were recorded before
+/// the history was kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recorded {
+    /// A catalogue scope.
+    Catalogue {
+        /// Its name.
+        name: Scope,
+        /// What it was.
+        before: Option<CatalogueScope>,
+        /// What it was from then on.
+        after: Option<CatalogueScope>,
+    },
+    /// A subscription.
+    Subscription {
+        /// Its id.
+        id: Uuid,
+        /// Who holds it.
+        subject: Subject,
+        /// What it was.
+        before: Option<Subscription>,
+        /// What it was from then on.
+        after: Option<Subscription>,
+    },
+}
+
+/// A change as it was recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its place in the order of reading.
+    pub place: Place,
+    /// When it was made.
+    pub at: DateTime<Utc>,
+    /// The name of the credential that made it.
+    pub actor: String,
+    /// The id of the request that made it.
+    pub request_id: String,
+    /// What was done, such as `create` or `cancel`.
+    pub action: String,
+    /// What it was done to.
+    pub noun: Recorded,
+}
+
+const COLUMNS: &str =
+    "seq, at, actor, request_id, noun, action, scope, subscription_id, subject_type, subject_id, before, after";
+
+/// Up to `limit` changes of a subscription after one of them, in the order in which they were made.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`] when the database cannot be asked.
+pub async fn history<C: ConnectionTrait>(
+    connection: &C,
+    subscription: Uuid,
+    after: Option<i64>,
+    limit: u64,
+) -> Result<Vec<Record>> {
+    let sql = format!("SELECT {COLUMNS} FROM change WHERE subscription_id = $1 AND seq > $2 ORDER BY seq LIMIT $3");
+    let values = [subscription.into(), after.unwrap_or_default().into(), limit_value(limit)];
+    let statement = Statement::from_sql_and_values(connection.get_database_backend(), sql, values);
+    connection.query_all_raw(statement).await?.iter().map(|row| record(row, 0)).collect()
+}
+
+/// Up to `limit` changes of the catalogue and of subscriptions after a place, in the order of reading.
+///
+/// On Postgres a change shows as soon as no transaction is under way that began to write before it: whoever goes on from
+/// the last place that was read misses nothing, however transactions overlap. Nothing at all when the place is one that
+/// this database has not reached: then it is another one, or was put back.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`] when the database cannot be asked.
+pub async fn since<C: ConnectionTrait>(connection: &C, after: Place, limit: u64) -> Result<Option<Vec<Record>>> {
+    let backend = connection.get_database_backend();
+    let (seq, limit) = (after.seq.into(), limit_value(limit));
+    if backend != DbBackend::Postgres {
+        let sql = format!("SELECT {COLUMNS} FROM change WHERE seq > $1 AND noun <> '{TOKEN}' ORDER BY seq LIMIT $2");
+        let rows = connection.query_all_raw(Statement::from_sql_and_values(backend, sql, [seq, limit])).await?;
+        return rows.iter().map(|row| record(row, 0)).collect::<Result<_>>().map(Some);
+    }
+    let transaction = after.transaction.to_string();
+    let reached = "SELECT pg_snapshot_xmax(pg_current_snapshot()) >= $1::xid8";
+    let reached = Statement::from_sql_and_values(backend, reached, [transaction.clone().into()]);
+    let row = connection.query_one_raw(reached).await?.ok_or_else(|| Error::corrupt("snapshot"))?;
+    if !row.try_get_by_index::<bool>(0)? {
+        return Ok(None);
+    }
+    let sql = format!(
+        "SELECT {COLUMNS}, xid::text AS xid FROM change
+        WHERE (xid, seq) > ($1::xid8, $2) AND xid < pg_snapshot_xmin(pg_current_snapshot()) AND noun <> '{TOKEN}'
+        ORDER BY xid, seq LIMIT $3"
+    );
+    let statement = Statement::from_sql_and_values(backend, sql, [transaction.into(), seq, limit]);
+    let rows = connection.query_all_raw(statement).await?;
+    let records = rows.iter().map(|row| {
+        let transaction = row.try_get::<String>("", "xid")?.parse().map_err(|_| Error::corrupt("xid"))?;
+        record(row, transaction)
+    });
+    records.collect::<Result<_>>().map(Some)
+}
+
+fn limit_value(limit: u64) -> sea_orm::Value {
+    i64::try_from(limit).unwrap_or(i64::MAX).into()
+}
+
+fn record(row: &QueryResult, transaction: u64) -> Result<Record> {
+    let noun: String = row.try_get("", "noun")?;
+    let (before, after): (Option<String>, Option<String>) = (row.try_get("", "before")?, row.try_get("", "after")?);
+    let noun = match noun.as_str() {
+        CATALOGUE => {
+            let name: Option<String> = row.try_get("", "scope")?;
+            let name = catalogue::scope(&name.unwrap_or_default())?;
+            let read = |image: Option<String>| image.map(|image| image::scope(name.clone(), &image)).transpose();
+            Recorded::Catalogue { before: read(before)?, after: read(after)?, name }
+        }
+        SUBSCRIPTION => {
+            let (kind, id): (Option<String>, Option<String>) =
+                (row.try_get("", "subject_type")?, row.try_get("", "subject_id")?);
+            let subject = subject(&kind.unwrap_or_default(), &id.unwrap_or_default())?;
+            let id: Option<Uuid> = row.try_get("", "subscription_id")?;
+            let id = id.ok_or_else(|| Error::corrupt("subscription_id"))?;
+            let read =
+                |image: Option<String>| image.map(|image| image::subscription(id, subject.clone(), &image)).transpose();
+            Recorded::Subscription { before: read(before)?, after: read(after)?, id, subject }
+        }
+        _ => return Err(Error::corrupt("noun")),
+    };
+    Ok(Record {
+        place: Place { transaction, seq: row.try_get("", "seq")? },
+        at: row.try_get("", "at")?,
+        actor: row.try_get("", "actor")?,
+        request_id: row.try_get("", "request_id")?,
+        action: row.try_get("", "action")?,
+        noun,
+    })
 }
 
 /// Up to where a reader of the feed has read: a snapshot of Postgres.
@@ -177,11 +353,9 @@ pub async fn look(connection: &mut PgConnection, since: &Horizon) -> Result<Look
 
 fn news(seq: i64, noun: &str, kind: Option<String>, id: Option<String>, at: DateTime<Utc>) -> Option<News> {
     let stale = match noun {
-        "catalogue" => Stale::Catalogue,
-        "subscription" => {
-            Stale::Subject(Subject { kind: SubjectType::parse(&kind?)?, id: SubjectId::parse(&id?).ok()? })
-        }
-        "token" => Stale::Tokens,
+        CATALOGUE => Stale::Catalogue,
+        SUBSCRIPTION => Stale::Subject(Subject { kind: SubjectType::parse(&kind?)?, id: SubjectId::parse(&id?).ok()? }),
+        TOKEN => Stale::Tokens,
         _ => return None,
     };
     Some(News { seq, stale, at })

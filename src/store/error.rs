@@ -53,6 +53,11 @@ impl Error {
             _ => Self::OutcomeUnknown(error),
         }
     }
+
+    /// The same of a commit that the library did not see.
+    pub(super) fn of_raw_commit(error: sqlx::Error) -> Self {
+        Self::of_commit(DbErr::Exec(RuntimeErr::SqlxError(Arc::new(error))))
+    }
 }
 
 impl From<sqlx::Error> for Error {

@@ -4,11 +4,14 @@
 //! decides a rule. Where SQL has to repeat a rule of the domain (the filters of a list), an agreement test compares
 //! the two at every boundary. Uniqueness and references are the database's verdict: insert, and read its answer.
 
+pub mod bulk;
 pub mod catalogue;
 pub mod change;
 pub mod database;
 pub mod error;
 pub mod facts;
+pub mod idempotency;
+pub mod image;
 pub mod lane;
 pub mod schema;
 pub mod subscription;

@@ -8,8 +8,9 @@ use entity::{
     subscription_scope,
 };
 use sea_orm::{
-    ActiveModelTrait as _, ColumnTrait as _, Condition, ConnectionTrait, DatabaseTransaction, EntityTrait as _,
-    QueryFilter as _, QueryOrder as _, QuerySelect as _, QueryTrait as _, Set,
+    ActiveModelTrait as _, ColumnTrait as _, Condition, ConnectionTrait, DatabaseTransaction, DbBackend,
+    EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _, QueryTrait as _, Select, Set, Statement,
+    sea_query::{Expr, ExprTrait as _},
 };
 use uuid::Uuid;
 
@@ -18,12 +19,16 @@ use super::{
     error::{Error, Result},
 };
 use crate::domain::{
+    external::{External, ExternalId, ExternalKey, Source, SourceVersion},
     life::{Life, Status, Term},
     scope::Scope,
     subject::{Subject, SubjectId, SubjectType},
     subscription::{ScopeSet, Subscription},
     window::Window,
 };
+
+// The second number of the lock is this table's own, so that no other use of such locks is hit.
+const LOCK_KEY: &str = "SELECT pg_advisory_xact_lock(hashtextextended($1 || chr(10) || $2, 7302))";
 
 /// Which subscriptions a list holds: those that pass every filter that is set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,6 +41,21 @@ pub struct Filter {
     pub status: Option<Status>,
     /// Granting its scopes at this instant.
     pub active_at: Option<DateTime<Utc>>,
+    /// Known to this source.
+    pub source: Option<Source>,
+    /// Changed at this instant or later: then the list is ordered by the last change.
+    pub updated_since: Option<DateTime<Utc>>,
+    /// Whether deleted ones are in it, too.
+    pub with_deleted: bool,
+}
+
+/// Where a list goes on: after this subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct After {
+    /// Its id.
+    pub id: Uuid,
+    /// When it was last changed.
+    pub updated_at: DateTime<Utc>,
 }
 
 /// The subscription of an id, unless it was deleted.
@@ -44,34 +64,72 @@ pub struct Filter {
 ///
 /// [`Error::Unavailable`] when the database cannot be asked.
 pub async fn find<C: ConnectionTrait>(connection: &C, id: Uuid) -> Result<Option<Subscription>> {
-    let row = Entity::find_by_id(id).filter(Column::DeletedAt.is_null()).one(connection).await?;
-    with_scopes(connection, row.into_iter().collect()).await.map(|mut found| found.pop())
+    one(connection, Entity::find_by_id(id).filter(Column::DeletedAt.is_null())).await
 }
 
-/// The subscription of an id, unless it was deleted, held against other writers until the transaction ends.
+/// The subscription that a source knows by an id, deleted or not.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`] when the database cannot be asked.
+pub async fn find_by_key<C: ConnectionTrait>(connection: &C, key: &ExternalKey) -> Result<Option<Subscription>> {
+    one(connection, by_key(key)).await
+}
+
+/// The subscription of an id, deleted or not, held against other writers until the transaction ends.
 ///
 /// # Errors
 ///
 /// [`Error::Unavailable`] when the database cannot be asked.
 pub async fn lock(transaction: &DatabaseTransaction, id: Uuid) -> Result<Option<Subscription>> {
-    let row = Entity::find_by_id(id).filter(Column::DeletedAt.is_null()).lock_exclusive().one(transaction).await?;
-    with_scopes(transaction, row.into_iter().collect()).await.map(|mut found| found.pop())
+    one(transaction, Entity::find_by_id(id).lock_exclusive()).await
 }
 
-/// The subscription of an id, deleted or not, held against other writers until the transaction ends; and whether it was
-/// deleted.
+/// The subscription that a source knows by an id, deleted or not, held against other writers until the transaction
+/// ends.
 ///
 /// # Errors
 ///
 /// [`Error::Unavailable`] when the database cannot be asked.
-pub async fn lock_any(transaction: &DatabaseTransaction, id: Uuid) -> Result<Option<(Subscription, bool)>> {
-    let Some(row) = Entity::find_by_id(id).lock_exclusive().one(transaction).await? else { return Ok(None) };
-    let is_deleted = row.deleted_at.is_some();
-    let found = with_scopes(transaction, vec![row]).await?.pop();
-    Ok(found.map(|subscription| (subscription, is_deleted)))
+pub async fn lock_by_key(transaction: &DatabaseTransaction, key: &ExternalKey) -> Result<Option<Subscription>> {
+    one(transaction, by_key(key).lock_exclusive()).await
 }
 
-/// Up to `limit` subscriptions after an id, ascending by id. A status is one at `now`.
+/// Makes others wait who are about to record a subscription that a source knows by the same id, until the transaction
+/// ends: no row is there yet that could be held. On SQLite one transaction writes at a time.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`] when the database cannot be asked.
+pub async fn lock_key(transaction: &DatabaseTransaction, key: &ExternalKey) -> Result<()> {
+    if transaction.get_database_backend() == DbBackend::Postgres {
+        let values = [key.source.as_str().into(), key.id.as_str().into()];
+        transaction.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, LOCK_KEY, values)).await?;
+    }
+    Ok(())
+}
+
+/// Whether there is, or was, a subscription of an id.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`] when the database cannot be asked.
+pub async fn exists<C: ConnectionTrait>(connection: &C, id: Uuid) -> Result<bool> {
+    Ok(Entity::find_by_id(id).one(connection).await?.is_some())
+}
+
+fn by_key(key: &ExternalKey) -> Select<Entity> {
+    let ExternalKey { source, id } = key;
+    Entity::find().filter(Column::Source.eq(source.as_str())).filter(Column::ExternalId.eq(id.as_str()))
+}
+
+async fn one<C: ConnectionTrait>(connection: &C, query: Select<Entity>) -> Result<Option<Subscription>> {
+    let row = query.one(connection).await?;
+    with_scopes(connection, row.into_iter().collect()).await.map(|mut found| found.pop())
+}
+
+/// Up to `limit` subscriptions after another one: ascending by id, or by the last change when the filter asks for what
+/// was changed since an instant. A status is one at `now`.
 ///
 /// # Errors
 ///
@@ -80,11 +138,14 @@ pub async fn list<C: ConnectionTrait>(
     connection: &C,
     filter: &Filter,
     now: DateTime<Utc>,
-    after: Option<Uuid>,
+    after: Option<After>,
     limit: u64,
 ) -> Result<Vec<Subscription>> {
-    let Filter { subject, scope, status, active_at } = filter;
-    let mut condition = Condition::all().add(Column::DeletedAt.is_null());
+    let Filter { subject, scope, status, active_at, source, updated_since, with_deleted } = filter;
+    let mut condition = Condition::all();
+    if !with_deleted {
+        condition = condition.add(Column::DeletedAt.is_null());
+    }
     if let Some(Subject { kind, id }) = subject {
         condition = condition.add(Column::SubjectType.eq(kind.as_str())).add(Column::SubjectId.eq(id.as_str()));
     }
@@ -103,10 +164,23 @@ pub async fn list<C: ConnectionTrait>(
         let granting = [Status::Active, Status::Grace].map(|status| has_status(status, *instant));
         condition = condition.add(granting.into_iter().fold(Condition::any(), Condition::add));
     }
-    if let Some(after) = after {
-        condition = condition.add(Column::Id.gt(after));
+    if let Some(source) = source {
+        condition = condition.add(Column::Source.eq(source.as_str())).add(Column::ExternalId.is_not_null());
     }
-    let rows = Entity::find().filter(condition).order_by_asc(Column::Id).limit(limit).all(connection).await?;
+    let query = if let Some(since) = updated_since {
+        condition = condition.add(Column::UpdatedAt.gte(*since));
+        if let Some(After { id, updated_at }) = after {
+            let place = Expr::tuple([Expr::col(Column::UpdatedAt), Expr::col(Column::Id)]);
+            condition = condition.add(place.gt(Expr::tuple([Expr::value(updated_at), Expr::value(id)])));
+        }
+        Entity::find().filter(condition).order_by_asc(Column::UpdatedAt)
+    } else {
+        if let Some(After { id, .. }) = after {
+            condition = condition.add(Column::Id.gt(id));
+        }
+        Entity::find().filter(condition)
+    };
+    let rows = query.order_by_asc(Column::Id).limit(limit).all(connection).await?;
     with_scopes(connection, rows).await
 }
 
@@ -146,7 +220,7 @@ pub async fn insert(transaction: &DatabaseTransaction, subscription: &Subscripti
     insert_scopes(transaction, subscription.id, subscription.scopes.as_slice()).await
 }
 
-/// Writes a subscription that was locked before, and its scopes when they changed. One that was deleted is there again.
+/// Writes a subscription that was locked before, and its scopes when they changed.
 ///
 /// # Errors
 ///
@@ -164,23 +238,6 @@ pub async fn update(transaction: &DatabaseTransaction, old: &Subscription, new: 
     }
     let added: Vec<_> = new.iter().filter(|scope| !old.contains(scope)).cloned().collect();
     insert_scopes(transaction, id, &added).await
-}
-
-/// Marks a subscription that was locked before as deleted.
-///
-/// # Errors
-///
-/// [`Error::Unavailable`] when the database cannot be asked.
-pub async fn delete(transaction: &DatabaseTransaction, id: Uuid, version: i64, now: DateTime<Utc>) -> Result<()> {
-    let row = ActiveModel {
-        id: Set(id),
-        deleted_at: Set(Some(now)),
-        version: Set(version + 1),
-        updated_at: Set(now),
-        ..Default::default()
-    };
-    row.update(transaction).await?;
-    Ok(())
 }
 
 async fn insert_scopes(transaction: &DatabaseTransaction, id: Uuid, scopes: &[Scope]) -> Result<()> {
@@ -214,7 +271,8 @@ async fn with_scopes<C: ConnectionTrait>(connection: &C, rows: Vec<Model>) -> Re
 fn to_row(subscription: &Subscription) -> ActiveModel {
     // Taken apart field by field, so that a field added to the domain cannot be forgotten here. The scopes are rows of
     // their own.
-    let Subscription { id, subject, scopes: _, life, version, created_at, updated_at } = subscription;
+    let Subscription { id, subject, scopes: _, life, external, version, created_at, updated_at, deleted_at } =
+        subscription;
     let Life { term, pause, canceled_at } = life;
     ActiveModel {
         id: Set(*id),
@@ -226,7 +284,10 @@ fn to_row(subscription: &Subscription) -> ActiveModel {
         paused_from: Set(pause.map(|pause| pause.from())),
         paused_until: Set(pause.and_then(|pause| pause.until())),
         canceled_at: Set(*canceled_at),
-        deleted_at: Set(None),
+        deleted_at: Set(*deleted_at),
+        source: Set(external.as_ref().map(|external| external.key.source.as_str().to_owned())),
+        external_id: Set(external.as_ref().map(|external| external.key.id.as_str().to_owned())),
+        source_version: Set(external.as_ref().and_then(|external| external.version).map(SourceVersion::get)),
         version: Set(*version),
         created_at: Set(*created_at),
         updated_at: Set(*updated_at),
@@ -244,23 +305,41 @@ fn from_row(scopes: Vec<Scope>, row: Model) -> Result<Subscription> {
         paused_from,
         paused_until,
         canceled_at,
-        deleted_at: _,
+        deleted_at,
+        source,
+        external_id,
+        source_version,
         version,
         created_at,
         updated_at,
     } = row;
     Ok(Subscription {
         id,
-        subject: Subject {
-            kind: SubjectType::parse(&subject_type).ok_or_else(|| Error::corrupt("subject_type"))?,
-            id: SubjectId::parse(&subject_id).map_err(|_| Error::corrupt("subject_id"))?,
-        },
+        subject: subject(&subject_type, &subject_id)?,
         scopes: ScopeSet::new(scopes).map_err(|_| Error::corrupt("scopes"))?,
         life: life((valid_from, valid_until), grace_until, (paused_from, paused_until), canceled_at)?,
+        external: external(source, external_id, source_version)?,
         version,
         created_at,
         updated_at,
+        deleted_at,
     })
+}
+
+/// The subject that two columns hold.
+pub(super) fn subject(kind: &str, id: &str) -> Result<Subject> {
+    let kind = SubjectType::parse(kind).ok_or_else(|| Error::corrupt("subject_type"))?;
+    let id = SubjectId::parse(id).map_err(|_| Error::corrupt("subject_id"))?;
+    Ok(Subject { kind, id })
+}
+
+/// What the columns about another system hold.
+pub(super) fn external(source: Option<String>, id: Option<String>, version: Option<i64>) -> Result<Option<External>> {
+    let (Some(source), Some(id)) = (source, id) else { return Ok(None) };
+    let source = Source::parse(&source).map_err(|_| Error::corrupt("source"))?;
+    let id = ExternalId::parse(&id).map_err(|_| Error::corrupt("external_id"))?;
+    let version = version.map(SourceVersion::new).transpose().map_err(|_| Error::corrupt("source_version"))?;
+    Ok(Some(External { key: ExternalKey { source, id }, version }))
 }
 
 /// The life that the columns of a window, a grace, a pause and a cancellation hold.

@@ -22,7 +22,7 @@ use tollgate::{
         catalogue::Requires,
         scope::Scope,
         subject::{Subject, SubjectId, SubjectType},
-        subscription::ScopeSet,
+        subscription::{ScopeSet, SubscriptionState},
     },
     http::{
         self,
@@ -34,7 +34,7 @@ use tollgate::{
         Clock, FeedSettings, Metrics, Origin, Policy, Service,
         catalogue::NewCatalogueScope,
         decision::{DecisionRequest, Party},
-        subscription::NewSubscription,
+        subscription::{NewSubscription, Write},
     },
     store::{self, Database},
 };
@@ -60,7 +60,7 @@ pub async fn service(url: &str, clock: Arc<dyn Clock>) -> anyhow::Result<(Arc<Se
 
 /// Who writes.
 pub fn origin() -> Origin {
-    Origin { actor: "soak".to_owned(), request_id: "soak".to_owned() }
+    Origin { actor: "soak".to_owned(), request_id: "soak".to_owned(), idempotency: None }
 }
 
 fn user(id: &str) -> anyhow::Result<Subject> {
@@ -77,13 +77,10 @@ pub async fn register(service: &Arc<Service>) -> anyhow::Result<()> {
 
 /// Records a subscription without end: its id.
 pub async fn subscribe(service: &Arc<Service>, id: &str) -> anyhow::Result<Uuid> {
-    let new = NewSubscription {
-        subject: user(id)?,
-        scopes: ScopeSet::new(vec![Scope::parse(SCOPE)?])?,
-        valid_from: Some("2020-01-01T00:00:00Z".parse()?),
-        valid_until: None,
-    };
-    Ok(service.create_subscription(origin(), new).await?.subscription.id)
+    let scopes = ScopeSet::new(vec![Scope::parse(SCOPE)?])?;
+    let state = SubscriptionState::lasting(user(id)?, scopes, Some("2020-01-01T00:00:00Z".parse()?), None);
+    let create = Write::Create(NewSubscription { state, external: None });
+    Ok(service.write_subscription(origin(), create).await?.shown.subscription.id)
 }
 
 /// Whether a user keeps the scope under subscription.

@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tollgate::{
     domain::subscription::SubscriptionPatch,
-    service::{Expected, Service, SystemClock},
+    service::{Expected, Service, SystemClock, subscription::Write},
 };
 
 use crate::{
@@ -99,7 +99,8 @@ async fn flip(
             valid_until: Some(if holds { None } else { Some(past) }),
             ..SubscriptionPatch::default()
         };
-        service.patch_subscription(inside::origin(), id, Expected::Any, None, patch).await?;
+        let patch = Write::Patch { id, expected: Expected::Any, subject: None, patch };
+        service.write_subscription(inside::origin(), patch).await?;
         subject.answered.store(count, Ordering::SeqCst);
         if inside::kept(&service, &user).await? != holds {
             counts.stale.fetch_add(1, Ordering::SeqCst);

@@ -13,7 +13,10 @@ use tollgate::{
         time::is_representable,
         window::Window,
     },
-    store::{self, Database, subscription::Filter},
+    store::{
+        self, Database,
+        subscription::{After, Filter},
+    },
 };
 use uuid::Uuid;
 
@@ -92,7 +95,7 @@ fn subscription(id: Uuid, subject: Subject, scopes: &[&str], life: Life) -> Subs
     let scopes = ScopeSet::new(scopes.iter().map(|name| scope(name)).collect()).expect("a set");
     let (created_at, updated_at) =
         (life.term.window().from(), life.canceled_at.unwrap_or(instant("2026-01-01T00:00:00.25Z")));
-    Subscription { id, subject, scopes, life, version: 7, created_at, updated_at }
+    Subscription { id, subject, scopes, life, external: None, version: 7, created_at, updated_at, deleted_at: None }
 }
 
 /// An id whose order says nothing about the order of creation.
@@ -212,7 +215,8 @@ on_both! {
         let deleted = subscription(scattered_id(9_999), user("deleted"), &["a"], lives[0]);
         record(&opened, std::slice::from_ref(&deleted)).await;
         let transaction = opened.begin().await.expect("begun");
-        store::subscription::delete(&transaction, deleted.id, 1, instant("2026-01-01T00:00:00Z")).await.expect("deleted");
+        let gone = deleted.clone().deleted(instant("2026-01-01T00:00:00Z"));
+        store::subscription::update(&transaction, &deleted, &gone).await.expect("deleted");
         store::database::commit(transaction).await.expect("committed");
         subjects.extend([deleted.subject, user("nobody"), user("S0")]);
 
@@ -289,7 +293,7 @@ on_both! {
         loop {
             let page = store::subscription::list(opened.readers(), &filter, life.term.window().from(), after, 7).await.expect("a page");
             let Some(last) = page.last() else { break };
-            after = Some(last.id);
+            after = Some(After { id: last.id, updated_at: last.updated_at });
             found.extend(page.into_iter().map(|subscription| subscription.id));
         }
         assert_eq!(found, expected);

@@ -109,6 +109,12 @@ fn paths() -> Vec<(&'static str, &'static [&'static str])> {
         ("/v1/subscriptions/x/resume", &["POST"]),
         ("/v1/subscriptions/x/renew", &["POST"]),
         ("/v1/subscriptions/x/restore", &["POST"]),
+        ("/v1/subscriptions/x/history", &["GET", "HEAD"]),
+        ("/v1/subscriptions/by-external-id", &["GET", "HEAD", "PUT"]),
+        ("/v1/subscriptions/batch", &["POST"]),
+        ("/v1/subscriptions/import", &["POST"]),
+        ("/v1/subscriptions/export", &["GET", "HEAD"]),
+        ("/v1/changes", &["GET", "HEAD"]),
         ("/v1/entitlements", &["GET", "HEAD"]),
         ("/v1/tokens", &["GET", "HEAD", "POST"]),
         ("/v1/tokens/x", &["GET", "HEAD"]),
@@ -579,7 +585,7 @@ on_both! {
         let closed = database.app_with(Options { management_auth: ManagementAuth::default(), ..Options::default() }).await;
         let operations: Vec<(&str, &str)> = paths().into_iter().filter(|(path, _)| path.starts_with("/v1/") && !path.contains("customize"))
             .flat_map(|(path, methods)| methods.iter().filter(|method| **method != "HEAD").map(move |method| (*method, path))).collect();
-        assert_eq!(operations.len(), 21);
+        assert_eq!(operations.len(), 28);
         let long = format!("Bearer {}", "x".repeat(8 * 1024 + 1));
         let refused = [
             "", "Bearer", "Bearer ", "Bearer admin-toke", "Bearer admin-token2", "Bearer admin-token ,", "Bearer Admin-Token", "admin-token",
@@ -681,7 +687,7 @@ on_both! {
             ("GET", "/v1/scopes/email".to_owned(), Value::Null),
             ("PATCH", "/v1/scopes/email".to_owned(), json!({})),
             ("DELETE", "/v1/scopes/email".to_owned(), Value::Null),
-            ("POST", "/v1/subscriptions".to_owned(), new),
+            ("POST", "/v1/subscriptions".to_owned(), new.clone()),
             ("GET", "/v1/subscriptions".to_owned(), Value::Null),
             ("GET", subscription.clone(), Value::Null),
             ("PATCH", subscription.clone(), json!({"validUntil": null})),
@@ -689,6 +695,12 @@ on_both! {
             ("POST", format!("{subscription}/cancel"), json!({})),
             ("POST", format!("{subscription}/renew"), json!({"duration": "P1M"})),
             ("POST", format!("{subscription}/restore"), json!({})),
+            ("GET", "/v1/subscriptions/by-external-id?source=s&externalId=1".to_owned(), Value::Null),
+            ("PUT", "/v1/subscriptions/by-external-id?source=s&externalId=1".to_owned(), new.clone()),
+            ("POST", "/v1/subscriptions/batch".to_owned(), json!({"items": [{"create": new}]})),
+            ("GET", format!("{subscription}/history"), Value::Null),
+            ("GET", "/v1/changes".to_owned(), Value::Null),
+            ("GET", "/v1/subscriptions/export".to_owned(), Value::Null),
             ("GET", "/v1/entitlements?subjectType=user&subjectId=u".to_owned(), Value::Null),
             ("POST", "/v1/tokens".to_owned(), json!({"name": "x", "role": "reader", "expiresAt": null})),
             ("GET", "/v1/tokens".to_owned(), Value::Null),
@@ -702,7 +714,7 @@ on_both! {
             assert_eq!(answer.header("retry-after"), Some("1"), "{method} {path}");
             *seen.entry(method).or_default() += 1;
         }
-        assert_eq!(seen.into_iter().collect::<Vec<_>>(), [("DELETE", 2), ("GET", 7), ("PATCH", 2), ("POST", 7)]);
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), [("DELETE", 2), ("GET", 11), ("PATCH", 2), ("POST", 8), ("PUT", 1)]);
         // What is wrong by itself needs no database to say so.
         app.refuse("POST", "/v1/scopes", &json!({"name": " "}), (422, "invalid_value"), &["#/name"]).await;
         app.refuse_query("/v1/scopes?limit=0", &["?limit"]).await;

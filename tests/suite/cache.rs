@@ -14,12 +14,12 @@ use tollgate::{
     domain::{
         scope::Scope,
         subject::{Subject, SubjectId, SubjectType},
-        subscription::{ScopeSet, SubscriptionPatch},
+        subscription::{ScopeSet, SubscriptionPatch, SubscriptionState},
     },
     service::{
         Expected, FeedSettings, Origin, Service,
         decision::{DecisionRequest, Party},
-        subscription::NewSubscription,
+        subscription::{NewSubscription, Write},
     },
 };
 
@@ -166,16 +166,14 @@ on_both! {
         const FLIPS: u64 = 2_000;
         let app = database.app().await;
         register(&app).await;
-        let origin = Origin { actor: "test".to_owned(), request_id: "r".to_owned() };
+        let origin = Origin { actor: "test".to_owned(), request_id: "r".to_owned(), idempotency: None };
         let email = Scope::parse("email").expect("a scope");
-        let new = NewSubscription {
-            subject: subject(SubjectType::User, "u"),
-            scopes: ScopeSet::new(vec![email]).expect("scopes"),
-            valid_from: Some(instant("2026-01-01T00:00:00Z")),
-            valid_until: None,
-            grace_until: None,
-        };
-        let id = app.service.create_subscription(origin.clone(), new).await.expect("created").subscription.id;
+        let scopes = ScopeSet::new(vec![email]).expect("scopes");
+        let holder = subject(SubjectType::User, "u");
+        let state = SubscriptionState::lasting(holder, scopes, Some(instant("2026-01-01T00:00:00Z")), None);
+        let create = Write::Create(NewSubscription { state, external: None });
+        let created = app.service.write_subscription(origin.clone(), create).await.expect("created");
+        let id = created.shown.subscription.id;
         // Writes that were begun, and writes that were answered. Each even one gives the scope, each odd one takes it.
         let (begun, answered) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let is_over = Arc::new(AtomicBool::new(false));
@@ -205,7 +203,8 @@ on_both! {
             let held = flip % 2 == 0;
             let valid_until = Some((!held).then(|| instant("2026-02-01T00:00:00Z")));
             let patch = SubscriptionPatch { valid_until, ..SubscriptionPatch::default() };
-            let written = app.service.patch_subscription(origin.clone(), id, Expected::Any, None, patch).await;
+            let patch = Write::Patch { id, expected: Expected::Any, subject: None, patch };
+            let written = app.service.write_subscription(origin.clone(), patch).await;
             answered.store(flip, Ordering::SeqCst);
             written.expect("written");
             assert_eq!(holds(&app.service, "u").await, held, "after {flip} writes");

@@ -86,7 +86,12 @@ fn every_operation_says_who_may_call_it_and_how_it_is_refused() {
                 assert!(document.root["components"]["securitySchemes"].get(scheme).is_some(), "{id}: {scheme}");
             }
             let statuses = operation.statuses();
-            assert_eq!(statuses.iter().filter(|status| (200..300).contains(*status)).count(), 1, "{id}");
+            let successes: Vec<_> = statuses.iter().filter(|status| (200..300).contains(*status)).collect();
+            match id.as_str() {
+                "put-subscription" => assert_eq!(successes, [&200, &201]),
+                "write-subscriptions" => assert_eq!(successes, [&200, &207]),
+                _ => assert_eq!(successes.len(), 1, "{id}"),
+            }
             for status in [400, 401, 500, 503] {
                 assert!(statuses.contains(&status), "{id} may answer {status}");
             }
@@ -139,17 +144,31 @@ fn an_end_has_to_be_told_and_may_be_null() {
 /// Bodies that the operation takes, with all the members that it describes among them.
 fn samples(operation: &str) -> Vec<Value> {
     let window = ("2026-01-01T00:00:00Z", "2027-01-01T00:00:00.000001Z");
-    let subscription = json!({
+    let mut subscription = json!({
         "subject": {"type": "user", "id": "u"}, "scopes": ["email"], "validFrom": window.0, "validUntil": window.1,
         "graceUntil": "2027-02-01T00:00:00Z",
     });
+    if matches!(operation, "create-subscription" | "put-subscription") {
+        subscription["pausedFrom"] = "2026-11-01T00:00:00Z".into();
+        subscription["pausedUntil"] = "2026-11-02T00:00:00Z".into();
+        subscription["canceledAt"] = "2026-12-01T00:00:00Z".into();
+        subscription["sourceVersion"] = 7.into();
+    }
+    if operation == "create-subscription" {
+        subscription["source"] = "billing".into();
+        subscription["externalId"] = "sub_1".into();
+    }
     let one = match operation {
         "customize-access-token" | "customize-token" => {
             json!({"user": {"id": "u"}, "client": {"id": "c"}, "scopes": ["email", "other"]})
         }
         "create-scope" => json!({"name": "fresh", "description": "text", "requires": "any", "enforced": true}),
         "patch-scope" => json!({"name": "email", "description": "text", "requires": "any", "enforced": true}),
-        "create-subscription" | "patch-subscription" => subscription,
+        "create-subscription" | "put-subscription" | "patch-subscription" => subscription,
+        "write-subscriptions" => {
+            let new = json!({"subject": {"type": "user", "id": "u"}, "scopes": ["email"], "validUntil": null});
+            json!({"atomic": false, "items": [{"create": new}]})
+        }
         "cancel-subscription" => return vec![json!({"at": "2026-12-01T00:00:00Z"}), json!({"atEnd": true})],
         "pause-subscription" => json!({"from": "2026-07-01T00:00:00Z", "until": "2026-08-01T00:00:00Z"}),
         "renew-subscription" => {
@@ -174,9 +193,17 @@ fn go_together(operation: &str, body: &Value) -> bool {
     let has = |member| body.get(member).is_some();
     match operation {
         "renew-subscription" => has("validUntil") != has("duration") && (has("duration") || !has("from")),
-        // There is no grace after a window without an end.
-        "create-subscription" | "patch-subscription" => {
-            !(body.get("validUntil").is_some_and(Value::is_null) && body["graceUntil"].is_string())
+        // There is no grace after a window without an end, no end of a pause without its start, and no external id
+        // without its source. What is put here was put with a version before.
+        "create-subscription" | "put-subscription" | "patch-subscription" => {
+            let has_grace_without_end =
+                body.get("validUntil").is_some_and(Value::is_null) && body["graceUntil"].is_string();
+            let is_of_source = match operation {
+                "create-subscription" => has("source") == has("externalId") && (has("source") || !has("sourceVersion")),
+                "put-subscription" => has("sourceVersion"),
+                _ => true,
+            };
+            !has_grace_without_end && is_of_source && (has("pausedFrom") || !has("pausedUntil"))
         }
         _ => true,
     }
@@ -191,7 +218,11 @@ struct Ids {
 
 /// The path of an operation upon the scope `email`, or the subscription or token of these ids.
 fn target(operation: &Operation, ids: &Ids) -> String {
-    let query = if operation.id == "get-entitlements" { "?subjectType=user&subjectId=u" } else { "" };
+    let query = match operation.id.as_str() {
+        "get-entitlements" => "?subjectType=user&subjectId=u",
+        "find-subscription" | "put-subscription" => "?source=billing&externalId=a",
+        _ => "",
+    };
     let id = if operation.path.starts_with("/v1/tokens") { &ids.token } else { &ids.subscription };
     operation.path.replace("{name}", "email").replace("{id}", id) + query
 }
@@ -253,9 +284,12 @@ fn sample_query(operation: &Operation) -> Vec<(&str, &'static str)> {
         "subjectId" => Some("u"),
         "scope" => Some("email"),
         "status" => Some("active"),
-        "activeAt" | "at" => Some("2026-06-15T14:00:00.5%2B02:00"),
+        "activeAt" | "at" | "updatedSince" => Some("2026-06-15T14:00:00.5%2B02:00"),
+        "source" => Some("billing"),
+        "externalId" => Some("a"),
+        "includeDeleted" => Some("true"),
         "limit" => Some("200"),
-        "cursor" => None,
+        "cursor" | "since" => None,
         other => panic!("no sample of {other}"),
     };
     let parameters = operation.parameters("query");
@@ -359,8 +393,8 @@ impl<'a> Walk<'a> {
             let has_body = operation.request_schema().is_some();
             let expected = operation.statuses().into_iter().filter(|status| match status {
                 // Who lacks a role is another test's; a body that is slow is not waited for here; no fault is expected;
-                // and conflicts are the script's.
-                403 | 408 | 409 | 500 => false,
+                // conflicts are the script's; and what is gone is the history's.
+                403 | 408 | 409 | 410 | 500 => false,
                 422 => has_body,
                 _ => true,
             });
@@ -372,6 +406,8 @@ impl<'a> Walk<'a> {
         for conflicting in [
             "create-scope",
             "delete-scope",
+            "create-subscription",
+            "write-subscriptions",
             "patch-subscription",
             "cancel-subscription",
             "uncancel-subscription",
@@ -412,13 +448,33 @@ impl<'a> Walk<'a> {
             assert_eq!(self.ask("get-token", &location, None).await.expect(200), body, "and here it is not");
             self.ask("create-token", "/v1/tokens", Some(&create)).await.expect_problem(409, "token_exists");
         }
-        for _ in 0..2 {
+        for external_id in ["1", "2"] {
+            let mut create = create.clone();
+            create["externalId"] = external_id.into();
             let created = self.ask("create-subscription", "/v1/subscriptions", Some(&create)).await;
             let location = created.header("location").expect("a place").to_owned();
             let body = created.expect(201);
             assert_eq!(self.ask("get-subscription", &location, None).await.expect(200), body);
             body["id"].as_str().expect("an id").clone_into(&mut id);
+            let again = self.ask("create-subscription", "/v1/subscriptions", Some(&create)).await;
+            again.expect_problem(409, "external_id_exists");
+            for is_atomic in [true, false] {
+                let batch = json!({"atomic": is_atomic, "items": [{"create": create}]});
+                let answer = self.ask("write-subscriptions", "/v1/subscriptions/batch", Some(&batch)).await;
+                assert_eq!(answer.status, if is_atomic { 409 } else { 207 });
+            }
         }
+        let empty = json!({"atomic": true, "items": [{"id": id, "patch": {}}]});
+        self.ask("write-subscriptions", "/v1/subscriptions/batch", Some(&empty)).await.expect(200);
+        let by_source = "/v1/subscriptions/by-external-id?source=billing&externalId=a";
+        self.ask("find-subscription", by_source, None).await.expect_problem(404, "not_found");
+        for status in [201, 200] {
+            self.ask("put-subscription", by_source, Some(&taken("put-subscription"))).await.expect(status);
+        }
+        self.ask("find-subscription", by_source, None).await.expect(200);
+        let key = ("idempotency-key", "spent");
+        let scope = json!({"name": "keyed"}).to_string();
+        self.ask_with("create-scope", "/v1/scopes", &[JSON, key], scope).await.expect(201);
         for (list, path) in
             [("list-scopes", "/v1/scopes"), ("list-subscriptions", "/v1/subscriptions"), ("list-tokens", "/v1/tokens")]
         {
@@ -426,10 +482,19 @@ impl<'a> Walk<'a> {
             let first = self.ask(list, &format!("{path}?limit=1"), None).await.expect(200);
             let cursor = first["nextCursor"].as_str().expect("another page");
             let last = self.ask(list, &format!("{path}?limit=1&cursor={cursor}"), None).await.expect(200);
-            assert!(last.get("nextCursor").is_none() && last["items"] != first["items"], "{last}");
+            assert!(last["items"] != first["items"], "{last}");
+            let whole = self.ask(list, &format!("{path}?limit=200"), None).await.expect(200);
+            assert!(whole.get("nextCursor").is_none(), "{whole}");
             self.ask(list, &with_query(path, &sample_query(&operation)), None).await.expect(200);
         }
         let path = format!("/v1/subscriptions/{id}");
+        let feed = self.ask("list-changes", "/v1/changes?limit=2", None).await.expect(200);
+        let next = feed["next"].as_str().expect("a place");
+        self.ask("list-changes", &format!("/v1/changes?since={next}"), None).await.expect(200);
+        self.ask("get-history", &format!("{path}/history"), None).await.expect(200);
+        self.ask("uncancel-subscription", &format!("{path}/uncancel"), None).await.expect(200);
+        let first_pause = self.ask("resume-subscription", &format!("{path}/resume"), None).await.expect(200);
+        assert_eq!(first_pause.get("pausedFrom"), None);
         self.ask("patch-subscription", &path, Some(&taken("patch-subscription"))).await.expect(200);
         for renewal in samples("renew-subscription") {
             self.ask("renew-subscription", &format!("{path}/renew"), Some(&renewal)).await.expect(200);
@@ -499,9 +564,20 @@ impl<'a> Walk<'a> {
                 self.ask_with(id, &absent, &[JSON], body).await.expect_problem(404, "not_found");
             }
             for parameter in operation.parameters("header") {
-                assert_eq!(parameter["name"], "If-Match", "{id}: a header without a test");
-                let refused = self.ask_with(id, &path, &[JSON, ("if-match", "\"99\"")], body.clone()).await;
-                refused.expect_problem(412, "version_mismatch");
+                match parameter["name"].as_str() {
+                    Some("If-Match") => {
+                        let refused = self.ask_with(id, &path, &[JSON, ("if-match", "\"99\"")], body.clone()).await;
+                        refused.expect_problem(412, "version_mismatch");
+                    }
+                    Some("Idempotency-Key") => {
+                        let (wrong, spent) = (("idempotency-key", "a b"), ("idempotency-key", "spent"));
+                        let refused = self.ask_with(id, &path, &[JSON, wrong], body.clone()).await;
+                        refused.expect_problem(400, "invalid_request");
+                        let refused = self.ask_with(id, &path, &[JSON, spent], body.clone()).await;
+                        refused.expect_problem(422, "idempotency_key_reused");
+                    }
+                    other => panic!("{id}: the header {other:?} is without a test"),
+                }
             }
             if operation.request_schema().is_some() {
                 let text = ("content-type", "text/plain");
@@ -519,6 +595,11 @@ impl<'a> Walk<'a> {
                 "/v1/subscriptions",
                 json!({"subject": {"type": "user", "id": ""}, "scopes": ["email"], "validUntil": null}),
             ),
+            (
+                "put-subscription",
+                "/v1/subscriptions/by-external-id?source=billing&externalId=b",
+                json!({"subject": {"type": "user", "id": "u"}, "scopes": ["unknown"], "validUntil": null}),
+            ),
             ("patch-subscription", &*subscription, json!({"scopes": ["unknown"]})),
             ("cancel-subscription", &format!("{subscription}/cancel"), json!({"at": "2026-01-01T00:00:00Z"})),
             ("pause-subscription", &format!("{subscription}/pause"), json!({"from": "2026-01-01T00:00:00Z"})),
@@ -526,6 +607,14 @@ impl<'a> Walk<'a> {
             ("create-token", "/v1/tokens", json!({"name": "a b", "role": "reader", "expiresAt": null})),
         ] {
             assert_eq!(self.ask(id, path, Some(&body)).await.status, 422, "{id}");
+        }
+        for (item, status) in [
+            (json!({"id": NO_ID, "delete": {}}), 404),
+            (json!({"id": ids.subscription, "version": 99, "delete": {}}), 412),
+        ] {
+            let batch = json!({"atomic": true, "items": [item]});
+            let refused = self.ask("write-subscriptions", "/v1/subscriptions/batch", Some(&batch)).await;
+            assert_eq!(refused.status, status);
         }
     }
 }
@@ -538,7 +627,15 @@ on_both! {
         walk.be_refused(&ids).await;
         let strict = database.app_with(Options { require_if_match: true, ..Options::default() }).await;
         walk.app = &strict;
-        for operation in walk.operations().into_iter().filter(|operation| operation.parameters("header").count() > 0) {
+        let batch = json!({"atomic": true, "items": [{"id": ids.subscription, "delete": {}}]});
+        let refused = walk.ask("write-subscriptions", "/v1/subscriptions/batch", Some(&batch)).await;
+        refused.expect_problem(428, "if_match_required");
+        for operation in walk.operations() {
+            let takes_version = operation.parameters("header").any(|parameter| parameter["name"] == "If-Match");
+            // What a source puts has a version of its own.
+            if !takes_version || operation.id == "put-subscription" {
+                continue;
+            }
             let body = sample(&operation.id).map_or_else(String::new, |body| body.to_string());
             let refused = walk.ask_with(&operation.id, &target(&operation, &ids), &[JSON], body).await;
             refused.expect_problem(428, "if_match_required");
@@ -606,16 +703,16 @@ on_both! {
 
     async fn a_query_is_taken_exactly_when_its_parameters_are_described(database) {
         let app = database.app().await;
-        furnish(&app).await;
+        let ids = furnish(&app).await;
         for operation in Document::of(Contract::Management).operations() {
             let sample = sample_query(&operation);
-            if sample.is_empty() {
+            if sample.is_empty() || operation.method != "GET" {
                 continue;
             }
             let status = async |query: &[(&str, &str)]| {
-                let answer = app.call(&operation.method, &with_query(&operation.path, query)).await;
-                assert!(matches!(answer.status.as_u16(), 200 | 400), "{query:?}: {}", answer.text());
-                answer.status.is_success()
+                let answer = app.call(&operation.method, &with_query(&operation.path.replace("{id}", &ids.subscription), query)).await;
+                assert!(matches!(answer.status.as_u16(), 200 | 400 | 404), "{query:?}: {}", answer.text());
+                answer.status != 400
             };
             assert!(status(&sample).await, "{}", operation.id);
             for (index, (name, value)) in sample.iter().enumerate() {
@@ -631,6 +728,7 @@ on_both! {
                 for value in ["", "0", "1", "200", "201", "x", "user", "client", "active", "Active", "2026-01-01T00:00:00Z", "a%20b"] {
                     let decoded = value.replace("%20", " ");
                     let parsed = match parameter["schema"]["type"].as_str() {
+                        Some("boolean") => decoded.parse::<bool>().map_or_else(|_| json!(decoded), |word| json!(word)),
                         Some("integer") => decoded.parse::<i64>().map_or_else(|_| json!(decoded), |number| json!(number)),
                         _ => json!(decoded),
                     };

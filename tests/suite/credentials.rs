@@ -28,7 +28,7 @@ enum Needs {
 }
 
 /// Every route, and who may call it. One that is added needs a row here.
-const ROUTES: [(&str, &str, Needs); 32] = [
+const ROUTES: [(&str, &str, Needs); 39] = [
     ("POST", "/v1/customize-access-token", Needs::Hook),
     ("POST", "/v1/customize-token", Needs::Hook),
     ("GET", "/v1/scopes", Needs::Reader),
@@ -47,6 +47,13 @@ const ROUTES: [(&str, &str, Needs); 32] = [
     ("POST", "/v1/subscriptions/{id}/resume", Needs::Writer),
     ("POST", "/v1/subscriptions/{id}/renew", Needs::Writer),
     ("POST", "/v1/subscriptions/{id}/restore", Needs::Writer),
+    ("GET", "/v1/subscriptions/by-external-id", Needs::Reader),
+    ("PUT", "/v1/subscriptions/by-external-id", Needs::Writer),
+    ("POST", "/v1/subscriptions/batch", Needs::Writer),
+    ("POST", "/v1/subscriptions/import", Needs::Writer),
+    ("GET", "/v1/subscriptions/export", Needs::Reader),
+    ("GET", "/v1/subscriptions/{id}/history", Needs::Reader),
+    ("GET", "/v1/changes", Needs::Reader),
     ("GET", "/v1/entitlements", Needs::Reader),
     ("GET", "/v1/tokens", Needs::Admin),
     ("POST", "/v1/tokens", Needs::Admin),

@@ -33,9 +33,11 @@ const KEYWORDS: [&str; 18] = [
     "additionalProperties",
     "allOf",
 ];
-/// The patterns in use: a scope token of RFC 6749, and the name of a token.
+/// The patterns in use: a scope token of RFC 6749, the name of a token or a source, and a key of a request, which is
+/// matched by the tests of keys.
 const SCOPE_TOKEN: &str = r"^[\x21\x23-\x5B\x5D-\x7E]+$";
 const TOKEN_NAME: &str = "^[A-Za-z0-9._-]+$";
+const REQUEST_KEY: &str = "^[!-~]+$";
 
 /// A contract, parsed.
 pub struct Document {
@@ -218,7 +220,8 @@ pub fn faults(schema: &Value) -> String {
     if (schema["type"] == "array") != schema.get("items").is_some() {
         fault("items belong to an array");
     }
-    if schema.get("pattern").is_some_and(|pattern| pattern != SCOPE_TOKEN && pattern != TOKEN_NAME) {
+    let is_known = |pattern: &Value| [SCOPE_TOKEN, TOKEN_NAME, REQUEST_KEY].iter().any(|known| pattern == known);
+    if schema.get("pattern").is_some_and(|pattern| !is_known(pattern)) {
         fault("unknown pattern");
     }
     if let Some(required) = schema.get("required") {

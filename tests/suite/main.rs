@@ -7,6 +7,7 @@
 
 mod agreement;
 mod bad_input;
+mod batch;
 mod cache;
 mod catalogue;
 mod contract;
@@ -16,6 +17,7 @@ mod documents;
 mod domain;
 mod entitlement;
 mod feed;
+mod history;
 mod hook;
 mod issuer;
 mod jwt;
@@ -30,5 +32,6 @@ mod schema;
 mod server;
 mod subscription;
 mod support;
+mod sync;
 mod tls;
 mod token;

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::TimeDelta;
 use sea_orm::ConnectionTrait as _;
 use serde_json::json;
 use tollgate::{
@@ -17,7 +18,9 @@ use tollgate::{
     },
 };
 
-use crate::support::{ACCESS_TOKEN, App, ByHand, Options, TestDatabase, eventually, instant, only_on};
+use crate::support::{
+    ACCESS_TOKEN, ADMIN_CREDENTIALS, App, ByHand, JSON, Options, TestDatabase, eventually, instant, only_on,
+};
 
 /// For what only has to come at all, on a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -25,10 +28,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const DENIED: &str = "42501";
 
 /// What the service may do with each table: what its queries need.
-const RIGHTS: [(&str, &[&str]); 6] = [
+const RIGHTS: [(&str, &[&str]); 7] = [
     ("api_token", &["INSERT", "SELECT", "UPDATE"]),
     ("catalogue_scope", &["DELETE", "INSERT", "SELECT", "UPDATE"]),
     ("change", &["DELETE", "INSERT", "SELECT"]),
+    ("idempotency_key", &["DELETE", "INSERT", "SELECT", "UPDATE"]),
     ("seaql_migrations", &["SELECT"]),
     ("subscription", &["INSERT", "SELECT", "UPDATE"]),
     ("subscription_scope", &["DELETE", "INSERT", "SELECT"]),
@@ -155,6 +159,23 @@ async fn failures(app: &App) -> Vec<String> {
         check("list tokens", app.call("GET", "/v1/tokens").await.status == 200);
         check("revoke token", app.call("POST", &format!("{path}/revoke")).await.status == 200);
     }
+    let state = json!({"subject": {"type": "user", "id": "put"}, "scopes": [kept], "validUntil": null});
+    let by_source = format!("/v1/subscriptions/by-external-id?source=s&externalId={kept}");
+    check("put subscription", app.call_with("PUT", &by_source, &state).await.status == 201);
+    let batch = json!({"items": [{"create": state}]}).to_string();
+    let headers = [ADMIN_CREDENTIALS, JSON, ("idempotency-key", &kept)];
+    for _ in 0..2 {
+        let answer = app.send("POST", "/v1/subscriptions/batch", &headers, batch.clone()).await;
+        check("a batch with a key", answer.status == 207 && answer.text().contains("created"));
+    }
+    // The answer is too old to be given again, and gives way.
+    app.set_now(app.now() + TimeDelta::days(2));
+    check("a key again", app.send("POST", "/v1/subscriptions/batch", &headers, batch).await.status == 207);
+    check("follow the changes", app.call("GET", "/v1/changes").await.status == 200);
+    check(
+        "prune answers",
+        store::idempotency::prune(app.database.writers(), app.now() - TimeDelta::days(9)).await.is_ok(),
+    );
     check("prune", store::change::prune(app.database.writers(), instant("2000-01-01T00:00:00Z")).await.is_ok());
     failures
 }

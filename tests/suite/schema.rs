@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use entity::{catalogue, change, subscription, subscription_scope, token};
+use entity::{catalogue, change, idempotency_key, subscription, subscription_scope, token};
 use migration::{Migrator, MigratorTrait as _};
 use sea_orm::{
     ColumnTrait as _, ConnectionTrait, DatabaseTransaction, EntityTrait, IdenStatic as _, Iterable as _, QueryResult,
@@ -160,6 +160,15 @@ fn digest(backend: Backend, byte: u8, length: usize) -> String {
     }
 }
 
+fn key_row(actor: &str, key: &str, digest: &str) -> String {
+    format!("('{actor}', '{key}', {digest}, {AT}, '')")
+}
+
+fn insert_key(actor: &str, key: &str, digest: &str) -> String {
+    let row = key_row(actor, key, digest);
+    format!("INSERT INTO idempotency_key (actor, key, digest, answered_at, answer) VALUES {row}")
+}
+
 fn insert_token(id: &str, name: &str, digest: &str, role: &str, end: &str) -> String {
     let name = name.replace('\'', "''");
     format!(
@@ -307,6 +316,37 @@ fn refusals(backend: Backend) -> Vec<(&'static str, Option<&'static str>, String
                 "paused_from = '0000-01-01T00:00:00+00:00'"
             }),
             set("paused_from = '0001-01-01T00:00:00+00:00'"),
+        ),
+        (
+            "subscription_external_id_goes_with_its_source",
+            None,
+            set("external_id = '1'"),
+            set("external_id = '1', source = 's'"),
+        ),
+        ("subscription_external_id_goes_with_its_source", None, set("source = 's'"), set("source = NULL")),
+        (
+            "subscription_source_version_is_of_a_source",
+            None,
+            set("source_version = 0"),
+            set("external_id = '1', source = 's', source_version = 0"),
+        ),
+        (
+            "subscription_source_version_is_of_a_source",
+            None,
+            set("external_id = '1', source = 's', source_version = -1"),
+            set("external_id = '1', source = 's'"),
+        ),
+        (
+            "idempotency_key_digest_has_32_bytes",
+            None,
+            insert_key("a", "k", &digest(backend, 2, 33)),
+            insert_key("a", "k", &new),
+        ),
+        (
+            "idempotency_key_is_answered_once",
+            unique("UNIQUE constraint failed: idempotency_key.actor, idempotency_key.key"),
+            format!("{}, {}", insert_key("a", "k", &new), key_row("a", "k", &new)),
+            format!("{}, {}", insert_key("a", "k", &new), key_row("b", "k", &new)),
         ),
         (
             "change_noun_is_known",
@@ -466,6 +506,7 @@ on_both! {
             known_columns::<subscription_scope::Entity>(),
             known_columns::<change::Entity>(),
             known_columns::<token::Entity>(),
+            known_columns::<idempotency_key::Entity>(),
         ].into_iter().flatten().collect();
         assert_eq!(found, known);
         opened.close().await;
@@ -499,7 +540,7 @@ on_both! {
             let verdict = Error::from(error);
             let is_told_apart = match constraint {
                 "catalogue_scope_is_registered_once" | "subscription_id_is_unique" | "subscription_names_each_scope_once" | "api_token_id_is_unique"
-                | "api_token_name_is_given_once" | "api_token_digest_is_unique" => matches!(verdict, Error::Duplicate(_)),
+                | "api_token_name_is_given_once" | "api_token_digest_is_unique" | "idempotency_key_is_answered_once" => matches!(verdict, Error::Duplicate(_)),
                 "subscription_scope_belongs_to_a_subscription" | "subscription_scope_is_in_the_catalogue" => matches!(verdict, Error::Reference(_)),
                 _ => matches!(verdict, Error::Unexpected(_)),
             };
@@ -706,7 +747,7 @@ async fn fill(database: &Database, backend: Backend) {
         }
     };
     // An index is made faster than it grows; the definition is the migration's own.
-    let indexes = ["subscription_live_by_subject", "subscription_scope_by_scope"];
+    let indexes = ["subscription_live_by_subject", "subscription_scope_by_scope", "subscription_by_update"];
     let mut definitions: Vec<String> = Vec::new();
     for index in indexes {
         let sql = match backend {

@@ -378,7 +378,7 @@ on_both! {
 
     async fn a_secret_shows_in_no_dump(database) {
         let app = database.app().await;
-        let origin = Origin { actor: "test".to_owned(), request_id: "r".to_owned() };
+        let origin = Origin { actor: "test".to_owned(), request_id: "r".to_owned(), idempotency: None };
         let name = TokenName::parse("t").expect("a name");
         let new = NewToken { name, role: Role::Reader, expires_at: None };
         let (shown, secret) = app.service.create_token(origin, new).await.expect("made");

@@ -52,7 +52,7 @@ pub enum Access {
 }
 
 /// The authorization table: what each operation asks of its caller. One that is not listed is refused to everybody.
-pub const AUTHORIZATION: [(&str, Access); 23] = [
+pub const AUTHORIZATION: [(&str, Access); 30] = [
     ("customize-access-token", Access::Hook),
     ("customize-token", Access::Hook),
     ("create-scope", Access::Api(Role::Admin)),
@@ -63,6 +63,13 @@ pub const AUTHORIZATION: [(&str, Access); 23] = [
     ("create-subscription", Access::Api(Role::Writer)),
     ("list-subscriptions", Access::Api(Role::Reader)),
     ("get-subscription", Access::Api(Role::Reader)),
+    ("find-subscription", Access::Api(Role::Reader)),
+    ("put-subscription", Access::Api(Role::Writer)),
+    ("write-subscriptions", Access::Api(Role::Writer)),
+    ("import-subscriptions", Access::Api(Role::Writer)),
+    ("export-subscriptions", Access::Api(Role::Reader)),
+    ("get-history", Access::Api(Role::Reader)),
+    ("list-changes", Access::Api(Role::Reader)),
     ("patch-subscription", Access::Api(Role::Writer)),
     ("delete-subscription", Access::Api(Role::Writer)),
     ("cancel-subscription", Access::Api(Role::Writer)),

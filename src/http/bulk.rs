@@ -1,0 +1,363 @@
+//! Files in the management API: `/v1/subscriptions/import` and `/v1/subscriptions/export`.
+
+use std::{
+    io::{self, Read},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
+use poem::{
+    Body, IntoResponse, Request, RequestBody, Response,
+    http::{StatusCode, header},
+    web::Data,
+};
+use poem_openapi::{
+    ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions, Object, OpenApi,
+    param::Query,
+    registry::{MetaMediaType, MetaRequest, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry},
+};
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use super::{
+    App, Tag,
+    auth::ManagementCaller,
+    body::Ok200,
+    problem::{self, Document, Problem, Refusal, undescribed},
+    subscription::BooleanText,
+    transfer::{CHUNK_LINES, Chunk, Encoder, Format, ReadError, read},
+    wire::{SourceText, text},
+};
+use crate::{
+    service::{
+        Service,
+        bulk::{Import, Item},
+        subscription::{Outcome, Shown},
+    },
+    store::subscription::{After, Filter},
+};
+
+/// Lines of an import that are refused before it ends: then something is wrong with the whole file.
+pub const MAX_PROBLEMS: usize = 1_000;
+/// How long the next part of a file may take to arrive.
+const PART_TIMEOUT: Duration = Duration::from_secs(30);
+/// Parts of a file that wait to be read, and chunks that wait to be imported: together they bound the memory.
+const WAITING: usize = 2;
+
+/// The operations of files.
+#[derive(Debug, Clone, Copy)]
+pub struct BulkApi;
+
+text! {
+    /// How a file is written.
+    FormatText, "string", |schema| {
+        schema.enum_items = Format::ALL.iter().map(|format| format.as_str().into()).collect();
+        schema.default = Some(Format::Ndjson.as_str().into());
+    }
+}
+
+/// What became of an import.
+#[derive(Debug, Default, Object, Serialize)]
+#[oai(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase")]
+pub struct ImportReport {
+    /// Whether nothing was kept of it.
+    pub dry_run: bool,
+    /// Whether the file was read to its end. It is not when too many lines were refused.
+    pub complete: bool,
+    /// The lines that were read, but for blank ones.
+    pub lines: u64,
+    /// Subscriptions that were not there before.
+    pub created: u64,
+    /// Subscriptions that were changed.
+    pub changed: u64,
+    /// Lines that say what is there.
+    pub unchanged: u64,
+    /// Lines that say something older than what their source said last.
+    pub outdated: u64,
+    /// Lines that were refused.
+    pub refused: u64,
+    /// Why each of these was refused.
+    pub problems: Vec<LineProblem>,
+}
+
+/// Why a line was refused.
+#[derive(Debug, Object, Serialize)]
+pub struct LineProblem {
+    /// The number of the line, counted from 1.
+    pub line: u64,
+    /// What is wrong with it.
+    pub problem: Document,
+}
+
+/// A body that is a file, as it arrives.
+pub struct Upload {
+    format: Format,
+    parts: mpsc::Receiver<Result<Bytes, io::Error>>,
+}
+
+impl<'a> ApiExtractor<'a> for Upload {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn request_meta() -> Option<MetaRequest> {
+        Some(MetaRequest { description: None, content: contents(), required: true })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        let content_type = request.header(header::CONTENT_TYPE).unwrap_or_default();
+        let essence = content_type.split(';').next().unwrap_or_default().trim();
+        let format = Format::ALL.into_iter().find(|format| essence.eq_ignore_ascii_case(format.media_type()));
+        let format = format.ok_or_else(|| Problem::of_status(StatusCode::UNSUPPORTED_MEDIA_TYPE))?;
+        let is_plain = |encoding: &str| encoding.eq_ignore_ascii_case("identity");
+        if !request.header(header::CONTENT_ENCODING).is_none_or(is_plain) {
+            return Err(Problem::of_status(StatusCode::UNSUPPORTED_MEDIA_TYPE).into());
+        }
+        let mut stream = Box::pin(body.take()?.into_bytes_stream());
+        let (sender, parts) = mpsc::channel(WAITING);
+        tokio::spawn(async move {
+            loop {
+                let part = match tokio::time::timeout(PART_TIMEOUT, stream.next()).await {
+                    Ok(None) => break,
+                    Ok(Some(part)) => part,
+                    Err(_) => Err(io::ErrorKind::TimedOut.into()),
+                };
+                let is_over = part.is_err();
+                // Nobody takes it once the import has ended.
+                if sender.send(part).await.is_err() || is_over {
+                    break;
+                }
+            }
+        });
+        Ok(Self { format, parts })
+    }
+}
+
+/// The parts of a body as a file. It waits for them, so it is for a thread where that is no harm.
+struct Parts {
+    parts: mpsc::Receiver<Result<Bytes, io::Error>>,
+    rest: Bytes,
+}
+
+impl Read for Parts {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.rest.is_empty() {
+            match self.parts.blocking_recv() {
+                None => return Ok(0),
+                Some(part) => self.rest = part?,
+            }
+        }
+        let length = buffer.len().min(self.rest.len());
+        buffer[..length].copy_from_slice(&self.rest.split_to(length));
+        Ok(length)
+    }
+}
+
+/// A file that is written while it is sent.
+pub struct Download {
+    format: Format,
+    body: Body,
+}
+
+impl ApiResponse for Download {
+    fn meta() -> MetaResponses {
+        let response = MetaResponse {
+            description: "The subscriptions, one a line.",
+            status: Some(200),
+            status_range: None,
+            content: contents(),
+            headers: Vec::new(),
+        };
+        MetaResponses { responses: vec![response] }
+    }
+
+    fn register(_: &mut Registry) {}
+}
+
+impl IntoResponse for Download {
+    fn into_response(self) -> Response {
+        Response::builder().content_type(self.format.media_type()).body(self.body)
+    }
+}
+
+fn contents() -> Vec<MetaMediaType> {
+    let schema = || MetaSchemaRef::Inline(Box::new(MetaSchema::new("string")));
+    Format::ALL.map(|format| MetaMediaType { content_type: format.media_type(), schema: schema() }).into()
+}
+
+#[OpenApi(prefix_path = "/v1", tag = "Tag::Subscriptions")]
+impl BulkApi {
+    /// Import subscriptions
+    ///
+    /// A file of any length, one subscription a line: NDJSON, each line as a new subscription is described, or CSV, with
+    /// a first line of the same names, `subjectType` and `subjectId` for the subject, blanks between scopes, and an
+    /// empty value for what is not there. Each line says all of a subscription, and names it by `source` and
+    /// `externalId` (or by the `id` of an export), so that a file can be sent again after it broke off: what is there
+    /// already is left. A line that is refused is told, and the others are imported; after 1,000 of them it ends.
+    #[oai(path = "/subscriptions/import", method = "post", operation_id = "import-subscriptions")]
+    async fn import(
+        &self,
+        app: Data<&Arc<App>>,
+        caller: ManagementCaller,
+        /// Whether to try it only: each line is checked as if it were imported, and nothing is kept.
+        #[oai(name = "dryRun")]
+        dry_run: Query<Option<BooleanText>>,
+        file: Upload,
+    ) -> Result<Ok200<ImportReport>, Refusal<problem::Upload>> {
+        let is_dry_run = dry_run.0.map(|text| text.parse("?dryRun")).transpose()?.unwrap_or_default();
+        let import = app.service.begin_import(caller.0, is_dry_run)?;
+        let mut report = ImportReport { dry_run: is_dry_run, ..ImportReport::default() };
+        let file_read =
+            import_file(&app.service, &import, file.format, Parts { parts: file.parts, rest: Bytes::new() });
+        let mut file_read = std::pin::pin!(file_read);
+        while let Some(chunk) = file_read.next().await {
+            let (outcomes, _) = chunk?;
+            if !report.add(outcomes) {
+                return Ok(Ok200(report));
+            }
+        }
+        report.complete = true;
+        Ok(Ok200(report))
+    }
+
+    /// Export subscriptions
+    ///
+    /// One a line, ascending by id, each as it is when its line is written: what is recorded meanwhile may be missing,
+    /// and `updatedSince` of the list finds it. An answer that breaks off is not whole.
+    #[oai(path = "/subscriptions/export", method = "get", operation_id = "export-subscriptions")]
+    async fn export(
+        &self,
+        app: Data<&Arc<App>>,
+        _caller: ManagementCaller,
+        /// How the file is written.
+        format: Query<Option<FormatText>>,
+        /// Known to this system by an id of its own.
+        source: Query<Option<SourceText>>,
+    ) -> Result<Download, Refusal<problem::List>> {
+        let format = format.0.map_or(Some(Format::Ndjson), |text| Format::parse(&text.0));
+        let format = format.ok_or_else(|| undescribed("?format", "expected `ndjson` or `csv`"))?;
+        let source = source.0.map(|source| source.parse("?source")).transpose();
+        let source = source.map_err(|error| Problem::invalid_request(vec![error]))?;
+        let filter = Filter { source, ..Filter::default() };
+        let mut pages = Box::pin(export_pages(Arc::clone(&app.service), filter, format));
+        // The first one is waited for, so that an outage is an answer of its own.
+        let first = pages.next().await.transpose()?;
+        let rest = pages.map(|page| page.map_err(|_| io::Error::other("the database cannot be asked")));
+        let body = Body::from_bytes_stream(futures_util::stream::iter(first.map(Ok)).chain(rest));
+        Ok(Download { format, body })
+    }
+}
+
+/// What became of a line: its number, and its outcome or what is wrong with it.
+pub type LineOutcome = (u64, Result<Outcome, Problem>);
+
+/// Imports a file chunk by chunk: of each chunk, what became of its lines, and how many bytes of the file were read.
+/// Dropping it ends the import after the chunk that is under way.
+pub fn import_file<'a>(
+    service: &'a Arc<Service>,
+    import: &'a Import,
+    format: Format,
+    file: impl Read + Send + 'static,
+) -> impl Stream<Item = Result<(Vec<LineOutcome>, u64), Problem>> + 'a {
+    let (sink, chunks) = mpsc::channel(WAITING);
+    let reading = tokio::task::spawn_blocking(move || read(format, file, sink));
+    futures_util::stream::try_unfold((chunks, Some(reading)), async move |(mut chunks, mut reading)| {
+        if let Some(chunk) = chunks.recv().await {
+            let bytes_read = chunk.bytes_read;
+            let outcomes = import_chunk(service, import, chunk).await?;
+            return Ok(Some(((outcomes, bytes_read), (chunks, reading))));
+        }
+        let Some(reading) = reading.take() else { return Ok(None) };
+        match reading.await {
+            Ok(Ok(())) => Ok(None),
+            Ok(Err(error)) => Err(of_read(&error)),
+            Err(_) => Err(Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR)),
+        }
+    })
+}
+
+async fn import_chunk(service: &Arc<Service>, import: &Import, chunk: Chunk) -> Result<Vec<LineOutcome>, Problem> {
+    let (mut outcomes, mut places, mut items) = (Vec::with_capacity(chunk.lines.len()), Vec::new(), Vec::<Item>::new());
+    for line in chunk.lines {
+        match line.item {
+            Ok(item) => {
+                places.push(outcomes.len());
+                items.push(item);
+                outcomes.push((line.number, Ok(Outcome::Unchanged)));
+            }
+            Err(problem) => outcomes.push((line.number, Err(problem))),
+        }
+    }
+    let results = service.import(import, items).await?;
+    for (place, result) in places.into_iter().zip(results) {
+        outcomes[place].1 = result.map_err(Problem::from);
+    }
+    Ok(outcomes)
+}
+
+fn of_read(error: &ReadError) -> Problem {
+    match error {
+        ReadError::Broken(error) if error.kind() == io::ErrorKind::TimedOut => {
+            Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "The body did not arrive in time.")
+        }
+        ReadError::Broken(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Problem::new(StatusCode::BAD_REQUEST, "invalid_file", "A record is too long; a quote may not be closed.")
+        }
+        ReadError::Broken(_) => {
+            Problem::new(StatusCode::BAD_REQUEST, "body_broken_off", "The body did not arrive whole.")
+        }
+        ReadError::Columns(detail) => {
+            Problem::new(StatusCode::BAD_REQUEST, "invalid_file", format!("The file cannot be read: {detail}."))
+        }
+    }
+}
+
+impl ImportReport {
+    /// Counts what became of some lines; false when too many were refused.
+    pub fn add(&mut self, outcomes: Vec<LineOutcome>) -> bool {
+        for (line, outcome) in outcomes {
+            self.lines += 1;
+            match outcome {
+                Ok(Outcome::Created) => self.created += 1,
+                Ok(Outcome::Changed) => self.changed += 1,
+                Ok(Outcome::Unchanged) => self.unchanged += 1,
+                Ok(Outcome::Outdated) => self.outdated += 1,
+                Err(problem) => {
+                    self.refused += 1;
+                    // A chunk may hold more of them than are told.
+                    if self.problems.len() < MAX_PROBLEMS {
+                        self.problems.push(LineProblem { line, problem: problem.document() });
+                    }
+                }
+            }
+        }
+        self.problems.len() < MAX_PROBLEMS
+    }
+}
+
+/// The subscriptions that pass a filter, in parts of a file, page by page.
+pub fn export_pages(
+    service: Arc<Service>,
+    filter: Filter,
+    format: Format,
+) -> impl Stream<Item = Result<Bytes, Problem>> + Send {
+    let start = (Some(None), Encoder::new(format));
+    futures_util::stream::try_unfold((start, service, filter), async |((after, mut encoder), service, filter)| {
+        let Some(after): Option<Option<After>> = after else { return Ok(None) };
+        let now = service.now();
+        let page = service.subscriptions(&filter, now, after, CHUNK_LINES as u64).await?;
+        let is_last = page.len() < CHUNK_LINES;
+        let next = page.last().map(|last| After { id: last.id, updated_at: last.updated_at });
+        let shown = page.into_iter().map(|subscription| Shown { subscription, now }.into()).collect();
+        let bytes = Bytes::from(encoder.encode(shown));
+        let after = if is_last { None } else { Some(next) };
+        Ok(Some((bytes, ((after, encoder), service, filter))))
+    })
+}

@@ -1,0 +1,207 @@
+//! Many rows at once: what an import writes on Postgres, in a few statements however many rows there are.
+//!
+//! Rows travel as arrays, one for each column, which the library's own inserts do not know: the statements are raw. On
+//! SQLite a statement is a function call, so that one row at a time is as good, and nothing here is used.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
+use sea_orm::{
+    DbBackend,
+    sqlx::{self, PgConnection, Postgres, Transaction},
+};
+use uuid::Uuid;
+
+use super::{
+    database::Database,
+    error::{Error, Result},
+    image,
+};
+use crate::domain::{
+    external::{ExternalKey, SourceVersion},
+    scope::Scope,
+    subscription::Subscription,
+};
+
+const KNOWN_KEYS: &str = "
+SELECT source, external_id FROM subscription
+WHERE (source, external_id) IN (SELECT * FROM unnest($1::text[], $2::text[])) AND external_id IS NOT NULL";
+
+const KNOWN_IDS: &str = "SELECT id FROM subscription WHERE id = ANY ($1)";
+
+const KNOWN_SCOPES: &str = "SELECT name FROM catalogue_scope WHERE name = ANY ($1)";
+
+const SUBSCRIPTIONS: &str = "
+INSERT INTO subscription (id, subject_type, subject_id, valid_from, valid_until, grace_until, paused_from, paused_until,
+    canceled_at, source, external_id, source_version, version, created_at, updated_at)
+SELECT *, 1, $13, $13
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[],
+    $7::timestamptz[], $8::timestamptz[], $9::timestamptz[], $10::text[], $11::text[], $12::bigint[])";
+
+const SCOPES: &str =
+    "INSERT INTO subscription_scope (subscription_id, scope) SELECT * FROM unnest($1::uuid[], $2::text[])";
+
+const CHANGES: &str = "
+INSERT INTO change (at, actor, request_id, noun, action, subscription_id, subject_type, subject_id, after)
+SELECT $1, $2, $3, 'subscription', $4, * FROM unnest($5::uuid[], $6::text[], $7::text[], $8::text[])
+RETURNING seq";
+
+/// A transaction for many rows.
+pub type BulkTransaction = Transaction<'static, Postgres>;
+
+/// Who imports, and how it is recorded.
+#[derive(Debug, Clone, Copy)]
+pub struct Recording<'a> {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// The name of the credential.
+    pub actor: &'a str,
+    /// The id of the request.
+    pub request_id: &'a str,
+    /// What is done.
+    pub action: &'static str,
+}
+
+/// The rows of new subscriptions, column by column.
+#[derive(Debug, Default)]
+pub struct Rows {
+    ids: Vec<Uuid>,
+    kinds: Vec<&'static str>,
+    subjects: Vec<String>,
+    valid_from: Vec<DateTime<Utc>>,
+    valid_until: Vec<Option<DateTime<Utc>>>,
+    grace_until: Vec<Option<DateTime<Utc>>>,
+    paused_from: Vec<Option<DateTime<Utc>>>,
+    paused_until: Vec<Option<DateTime<Utc>>>,
+    canceled_at: Vec<Option<DateTime<Utc>>>,
+    sources: Vec<Option<String>>,
+    external_ids: Vec<Option<String>>,
+    source_versions: Vec<Option<i64>>,
+    naming: Vec<Uuid>,
+    scopes: Vec<String>,
+    images: Vec<String>,
+}
+
+impl Rows {
+    /// The rows of these subscriptions, all of them new.
+    #[must_use]
+    pub fn of(subscriptions: &[Subscription]) -> Self {
+        let mut rows = Self::default();
+        for subscription in subscriptions {
+            // Taken apart field by field, so that a field added to the domain cannot be forgotten here.
+            let Subscription {
+                id,
+                subject,
+                scopes,
+                life,
+                external,
+                version: _,
+                created_at: _,
+                updated_at: _,
+                deleted_at: _,
+            } = subscription;
+            rows.ids.push(*id);
+            rows.kinds.push(subject.kind.as_str());
+            rows.subjects.push(subject.id.as_str().to_owned());
+            rows.valid_from.push(life.term.window().from());
+            rows.valid_until.push(life.term.window().until());
+            rows.grace_until.push(life.term.grace_until());
+            rows.paused_from.push(life.pause.map(|pause| pause.from()));
+            rows.paused_until.push(life.pause.and_then(|pause| pause.until()));
+            rows.canceled_at.push(life.canceled_at);
+            rows.sources.push(external.as_ref().map(|external| external.key.source.as_str().to_owned()));
+            rows.external_ids.push(external.as_ref().map(|external| external.key.id.as_str().to_owned()));
+            let version = external.as_ref().and_then(|external| external.version);
+            rows.source_versions.push(version.map(SourceVersion::get));
+            for scope in scopes.as_slice() {
+                rows.naming.push(*id);
+                rows.scopes.push(scope.as_str().to_owned());
+            }
+            rows.images.push(image::of_subscription(subscription));
+        }
+        rows
+    }
+}
+
+/// Begins a transaction for many rows; none on SQLite.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`] when no connection is to be had.
+pub async fn begin(database: &Database) -> Result<Option<BulkTransaction>> {
+    if database.backend() != DbBackend::Postgres {
+        return Ok(None);
+    }
+    Ok(Some(database.writers().get_postgres_connection_pool().begin().await?))
+}
+
+/// Commits such a transaction.
+///
+/// # Errors
+///
+/// [`Error::OutcomeUnknown`] when the connection broke before the answer came.
+pub async fn commit(transaction: BulkTransaction) -> Result<()> {
+    transaction.commit().await.map_err(Error::of_raw_commit)
+}
+
+/// Which of these keys are known already, be it of deleted subscriptions, as pairs of source and id.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`] when the database cannot be asked.
+pub async fn known_keys(connection: &mut PgConnection, keys: &[&ExternalKey]) -> Result<HashSet<(String, String)>> {
+    let (sources, ids): (Vec<&str>, Vec<&str>) = keys.iter().map(|key| (key.source.as_str(), key.id.as_str())).unzip();
+    let known = sqlx::query_as(KNOWN_KEYS).bind(sources).bind(ids).fetch_all(connection).await?;
+    Ok(known.into_iter().collect())
+}
+
+/// Which of these ids are known already, be it of deleted subscriptions.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`] when the database cannot be asked.
+pub async fn known_ids(connection: &mut PgConnection, ids: Vec<Uuid>) -> Result<HashSet<Uuid>> {
+    let known = sqlx::query_scalar(KNOWN_IDS).bind(ids).fetch_all(connection).await?;
+    Ok(known.into_iter().collect())
+}
+
+/// Which of these scopes are in the catalogue.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`] when the database cannot be asked.
+pub async fn known_scopes(connection: &mut PgConnection, scopes: &HashSet<&Scope>) -> Result<HashSet<String>> {
+    let names: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
+    let known = sqlx::query_scalar(KNOWN_SCOPES).bind(names).fetch_all(connection).await?;
+    Ok(known.into_iter().collect())
+}
+
+/// Records new subscriptions with their scopes and their changes, and gives back the places of the changes.
+///
+/// # Errors
+///
+/// [`Error::Reference`] when a scope is not in the catalogue, [`Error::Duplicate`] when a key or an id is known: then
+/// nothing is recorded, and the transaction is of no use any more.
+pub async fn insert(connection: &mut PgConnection, rows: Rows, recording: Recording<'_>) -> Result<Vec<i64>> {
+    let Recording { at, actor, request_id, action } = recording;
+    sqlx::query(SUBSCRIPTIONS)
+        .bind(&rows.ids)
+        .bind(&rows.kinds)
+        .bind(&rows.subjects)
+        .bind(rows.valid_from)
+        .bind(rows.valid_until)
+        .bind(rows.grace_until)
+        .bind(rows.paused_from)
+        .bind(rows.paused_until)
+        .bind(rows.canceled_at)
+        .bind(rows.sources)
+        .bind(rows.external_ids)
+        .bind(rows.source_versions)
+        .bind(at)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query(SCOPES).bind(rows.naming).bind(rows.scopes).execute(&mut *connection).await?;
+    let changes = sqlx::query_scalar(CHANGES).bind(at).bind(actor).bind(request_id).bind(action);
+    let changes = changes.bind(rows.ids).bind(rows.kinds).bind(rows.subjects).bind(rows.images);
+    Ok(changes.fetch_all(connection).await?)
+}
