@@ -96,10 +96,16 @@ impl Window {
     /// holds `now`; a caller that must tell these apart asks [`Window::position`] first.
     #[must_use]
     pub fn end_of_run(windows: &[Self], now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let mut windows = windows.to_vec();
+        windows.sort_unstable_by_key(|window| window.from);
         let mut end = now;
-        // Each round moves the end over at least one more window, so there are no more rounds than windows.
-        while let Some(window) = windows.iter().find(|window| window.position(end) == Position::Within) {
-            end = window.until?;
+        // In the order of their starts one that begins later than the run reaches, and all after it, are no part of it.
+        for window in windows {
+            match window.position(end) {
+                Position::Before => break,
+                Position::Within => end = window.until?,
+                Position::After => {}
+            }
         }
         (end > now).then_some(end)
     }
