@@ -38,6 +38,33 @@ pub enum Connection {
     Sqlite(Box<SqliteConnection>),
 }
 
+impl Connection {
+    async fn begin_reading(&mut self) -> Result<()> {
+        match self {
+            Self::Postgres(connection) => {
+                connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+            }
+            // The state is the one that the first query finds.
+            Self::Sqlite(connection) => {
+                connection.execute("BEGIN").await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn end_reading(&mut self) -> Result<()> {
+        match self {
+            Self::Postgres(connection) => {
+                connection.execute("ROLLBACK").await?;
+            }
+            Self::Sqlite(connection) => {
+                connection.execute("ROLLBACK").await?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// How to open one.
 #[derive(Clone)]
 pub enum Opening {
@@ -106,6 +133,26 @@ impl Lanes {
             self.lock().clear();
         }
         answer.unwrap_or_else(|_| Err(Error::unavailable("no answer came in time")))
+    }
+
+    /// Asks several things of one state of the database, whatever is written meanwhile, within `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Lanes::run`].
+    pub async fn run_at_once<T>(
+        &self,
+        timeout: Duration,
+        ask: impl AsyncFnOnce(&mut Connection) -> Result<T>,
+    ) -> Result<T> {
+        let ask_at_once = async |connection: &mut Connection| {
+            connection.begin_reading().await?;
+            let answer = ask(connection).await;
+            // Also after an error, so that the next one does not ask in the same state.
+            connection.end_reading().await?;
+            answer
+        };
+        self.run(timeout, ask_at_once).await
     }
 
     /// Opens a connection for somebody who keeps it, within `timeout`.
