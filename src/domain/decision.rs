@@ -205,7 +205,9 @@ pub fn decide<'a>(
         .filter(|scope| seen.insert(*scope))
         .map(|scope| {
             if let Some(rule) = catalogue.rule(scope) {
-                return managed(scope, rule, stance.on_unknown, held(scope, rule.requires, parties, now));
+                let user = || parties.user.map(|user| user.standing(scope, now));
+                let client = || parties.client.standing(scope, now);
+                return managed(scope, rule, stance.on_unknown, held(rule.requires, user, client));
             }
             let kept = stance.unmanaged == Unmanaged::Keep || PROTOCOL_SCOPES.contains(&scope);
             Ok(Outcome { scope, kept, reason: Reason::Unmanaged, unenforced: None })
@@ -226,12 +228,20 @@ fn managed(scope: &str, rule: Rule, on_unknown: OnUnknown, held: Reason) -> Resu
     Ok(Outcome { scope, kept, reason: held, unenforced: None })
 }
 
+/// Whether a managed scope stays when its parties stand to it like this; no user when the request names none.
+pub(super) fn keeps(rule: Rule, user: Option<Standing>, client: Standing) -> bool {
+    let held = held(rule.requires, || user.map(Some), || Some(client));
+    managed("", rule, OnUnknown::Error, held).is_ok_and(|outcome| outcome.kept)
+}
+
 /// [`Reason::Active`] or [`Reason::Grace`] when everyone who must hold the scope does, else the first reason that applies.
 ///
 /// More knowledge can only make a standing better, so what is held is so whatever is not known.
-fn held(scope: &str, requires: Requires, parties: Parties<'_>, now: DateTime<Utc>) -> Reason {
-    let client = || parties.client.standing(scope, now);
-    let user = || parties.user.map(|user| user.standing(scope, now));
+fn held(
+    requires: Requires,
+    user: impl FnOnce() -> Option<Option<Standing>>,
+    client: impl FnOnce() -> Option<Standing>,
+) -> Reason {
     let reason = |standing: Option<Standing>| standing.map_or(Reason::Unknown, Reason::from);
     match requires {
         Requires::User => user().map_or(Reason::NoUser, reason),

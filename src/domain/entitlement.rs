@@ -1,12 +1,23 @@
 //! Entitlements: what one subject holds by itself, scope by scope.
 
 use chrono::{DateTime, Utc};
+use uuid::Uuid;
 
 use super::{
     catalogue::Catalogue,
-    facts::{Facts, Standing},
+    facts::Standing,
+    holdings::{Holdings, first_change},
     scope::Scope,
 };
+
+/// When a subject comes to hold a scope, or holds it no longer, as long as nothing is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Next {
+    /// The first instant at which it does.
+    pub at: DateTime<Utc>,
+    /// Whether it holds the scope from then on.
+    pub held: bool,
+}
 
 /// How a subject stands to one catalogue scope at an instant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,15 +28,26 @@ pub struct Entitlement {
     pub standing: Standing,
     /// The end of the unbroken run of time in which it is held; none when it is open-ended, or not held.
     pub until: Option<DateTime<Utc>>,
+    /// The subscriptions that make it stand so, ascending by id.
+    pub subscriptions: Vec<Uuid>,
+    /// When it is held no longer, or held at last; none when it stays so for ever.
+    pub next: Option<Next>,
 }
 
 /// What a subject holds at `now`: an entitlement for each catalogue scope, in ascending order.
 #[must_use]
-pub fn entitlements(catalogue: &Catalogue, facts: &Facts, now: DateTime<Utc>) -> Vec<Entitlement> {
-    let entitlement = |scope: Scope| Entitlement {
-        standing: facts.standing(scope.as_str(), now),
-        until: facts.held_until(scope.as_str(), now),
-        scope,
+pub fn entitlements(catalogue: &Catalogue, holdings: &Holdings, now: DateTime<Utc>) -> Vec<Entitlement> {
+    let entitlement = |scope: Scope| {
+        let name = scope.as_str();
+        let standing = holdings.facts().standing(name, now);
+        let next = first_change([holdings], name, now, |[standing]| standing.is_held());
+        Entitlement {
+            until: holdings.facts().held_until(name, now),
+            subscriptions: holdings.standing_so(name, standing, now),
+            next: next.map(|(at, held)| Next { at, held }),
+            standing,
+            scope,
+        }
     };
     catalogue.scopes().into_iter().map(entitlement).collect()
 }
@@ -46,6 +68,11 @@ mod tests {
     fn life(from: i64, until: Option<i64>, canceled_at: Option<i64>) -> Life {
         let window = Window::new(at(from), until.map(at)).expect("a window");
         Life { canceled_at: canceled_at.map(at), ..window.into() }
+    }
+
+    /// The holdings that these lives make; the id of each is its place.
+    fn holdings(lives: &[(&str, Life)]) -> Holdings {
+        Holdings::new((0..).zip(lives).map(|(id, (name, life))| (scope(name), Uuid::from_u128(id), *life)).collect())
     }
 
     fn scope(text: &str) -> Scope {
@@ -73,26 +100,31 @@ mod tests {
             ("c", life(0, Some(10), None)),
             ("unmanaged", life(0, None, None)),
         ];
-        let facts = Facts::new(lives.map(|(name, life)| (scope(name), life)).to_vec());
-        let item =
-            |name, standing, until: Option<i64>| Entitlement { scope: scope(name), standing, until: until.map(at) };
+        let holdings = holdings(&lives);
+        let item = |name, standing, until: Option<i64>, ids: &[u128], next: Option<(i64, bool)>| Entitlement {
+            scope: scope(name),
+            standing,
+            until: until.map(at),
+            subscriptions: ids.iter().copied().map(Uuid::from_u128).collect(),
+            next: next.map(|(change, held)| Next { at: at(change), held }),
+        };
         let expected = [
-            item("B", Standing::NoSubscription, None),
-            item("a", Standing::Active, Some(12)),
-            item("a:b", Standing::Scheduled, None),
-            item("b", Standing::Canceled, None),
-            item("c", Standing::Expired, None),
+            item("B", Standing::NoSubscription, None, &[], None),
+            item("a", Standing::Active, Some(12), &[0, 1], Some((12, false))),
+            item("a:b", Standing::Scheduled, None, &[2], Some((11, true))),
+            item("b", Standing::Canceled, None, &[3], None),
+            item("c", Standing::Expired, None, &[4], None),
         ];
-        assert_eq!(entitlements(&catalogue, &facts, at(10)), expected);
-        assert_eq!(entitlements(&Catalogue::default(), &facts, at(10)), []);
+        assert_eq!(entitlements(&catalogue, &holdings, at(10)), expected);
+        assert_eq!(entitlements(&Catalogue::default(), &holdings, at(10)), []);
     }
 
     #[test]
     fn adjoining_and_overlapping_windows_are_one_run_which_a_gap_or_a_cancellation_ends() {
         let catalogue = catalogue(&[("x", Requires::Any, true)]);
         let check = |lives: &[Life], now, held, until: Option<i64>| {
-            let facts = Facts::new(lives.iter().map(|life| (scope("x"), *life)).collect());
-            let found = entitlements(&catalogue, &facts, at(now));
+            let lives_of_x: Vec<_> = lives.iter().map(|life| ("x", *life)).collect();
+            let found = entitlements(&catalogue, &holdings(&lives_of_x), at(now));
             let found: Vec<_> = found.iter().map(|item| (item.standing == Standing::Active, item.until)).collect();
             assert_eq!(found, [(held, until.map(at))], "{lives:?} at {now}");
         };

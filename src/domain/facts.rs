@@ -31,6 +31,10 @@ pub enum Standing {
 }
 
 impl Standing {
+    /// Every standing, the best first.
+    pub const ALL: [Self; 7] =
+        [Self::Active, Self::Grace, Self::Paused, Self::Scheduled, Self::Canceled, Self::Expired, Self::NoSubscription];
+
     /// Whether the subject holds the scope.
     #[must_use]
     pub fn is_held(self) -> bool {

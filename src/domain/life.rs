@@ -281,6 +281,14 @@ impl Life {
         parts.into_iter().flatten()
     }
 
+    /// The instants at which its status may change; between two that follow each other it never does.
+    pub fn boundaries(&self) -> impl Iterator<Item = DateTime<Utc>> + use<> {
+        let Self { term, pause, canceled_at } = *self;
+        let (pause_from, pause_until) = (pause.map(|pause| pause.from()), pause.and_then(|pause| pause.until()));
+        let ends = [term.window.until(), term.grace_until, pause_from, pause_until, canceled_at];
+        std::iter::once(term.window.from()).chain(ends.into_iter().flatten())
+    }
+
     /// The life after a transition at `now`.
     ///
     /// # Errors
@@ -474,6 +482,17 @@ mod tests {
             }
         }
         assert!(seen.iter().all(|count| *count > 300), "every status occurs: {seen:?}");
+    }
+
+    #[test]
+    fn the_status_changes_at_boundaries_alone() {
+        for life in all() {
+            let boundaries: Vec<_> = life.boundaries().collect();
+            for now in 0..6 {
+                let changes = life.status(at(now - 1)) != life.status(at(now));
+                assert!(!changes || boundaries.contains(&at(now)), "{life:?} at {now}: {boundaries:?}");
+            }
+        }
     }
 
     #[test]

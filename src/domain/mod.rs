@@ -6,8 +6,10 @@
 pub mod catalogue;
 pub mod decision;
 pub mod entitlement;
+pub mod explain;
 pub mod external;
 pub mod facts;
+pub mod holdings;
 pub mod life;
 pub mod period;
 pub mod scope;

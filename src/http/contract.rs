@@ -4,15 +4,15 @@ use poem_openapi::OpenApiService;
 use serde_yaml::Value;
 
 use super::{
-    batch::BatchApi, bulk::BulkApi, catalogue::CatalogueApi, entitlement::EntitlementApi, history::HistoryApi,
-    hook::HookApi, router::MAX_KEY_LENGTH, subscription::SubscriptionApi, token::TokenApi,
+    batch::BatchApi, bulk::BulkApi, catalogue::CatalogueApi, entitlement::EntitlementApi, explain::ExplainApi,
+    history::HistoryApi, hook::HookApi, router::MAX_KEY_LENGTH, subscription::SubscriptionApi, token::TokenApi,
 };
 
 /// The version of OpenAPI in which the documents are written; the library says 3.0.0, which allows no less.
 const OPENAPI_VERSION: &str = "3.0.3";
 
 /// Schemas of requests that refuse unknown members (`deny_unknown_fields`), which the library does not write down.
-const CLOSED: [&str; 14] = [
+const CLOSED: [&str; 15] = [
     "NewScope",
     "ScopePatch",
     "NewSubscription",
@@ -27,6 +27,7 @@ const CLOSED: [&str; 14] = [
     "Subject",
     "NewToken",
     "Revocation",
+    "ExplanationRequest",
 ];
 
 /// Members that may be null, by schema, and whether they must be there all the same: the library writes down neither.
@@ -58,7 +59,8 @@ pub enum Contract {
 }
 
 /// The operations of the management API.
-pub type ManagementApi = (CatalogueApi, SubscriptionApi, BatchApi, BulkApi, HistoryApi, EntitlementApi, TokenApi);
+pub type ManagementApi =
+    (CatalogueApi, SubscriptionApi, BatchApi, BulkApi, HistoryApi, EntitlementApi, ExplainApi, TokenApi);
 
 /// The hooks, as the library serves and describes them.
 #[must_use]
@@ -73,7 +75,7 @@ pub fn hooks() -> OpenApiService<HookApi, ()> {
 pub fn management() -> OpenApiService<ManagementApi, ()> {
     let description = "The API by which billing and support manage the catalogue and the subscriptions. \
         Unknown members and parameters are refused. Times are RFC 3339, in any offset, and answered in UTC.";
-    let apis = (CatalogueApi, SubscriptionApi, BatchApi, BulkApi, HistoryApi, EntitlementApi, TokenApi);
+    let apis = (CatalogueApi, SubscriptionApi, BatchApi, BulkApi, HistoryApi, EntitlementApi, ExplainApi, TokenApi);
     OpenApiService::new(apis, "Tollgate management", env!("CARGO_PKG_VERSION")).description(description)
 }
 

@@ -12,9 +12,9 @@ use super::{
     body::Ok200,
     problem::{self, Problem, Refusal},
     subscription::{SubjectBody, SubjectTypeText, parse_subject},
-    wire::{ScopeToken, SubjectIdText, Timestamp},
+    wire::{ScopeToken, SubjectIdText, SubscriptionId, Timestamp},
 };
-use crate::domain::{self, facts::Standing};
+use crate::domain::{self, entitlement::Next, facts::Standing};
 
 /// The operation of the entitlements view.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +54,21 @@ pub struct Entitlement {
     #[oai(skip_serializing_if_is_none)]
     #[serde(skip_serializing_if = "Option::is_none")]
     until: Option<Timestamp>,
+    /// The subscriptions that make it so, ascending: those whose status is the reason.
+    subscriptions: Vec<SubscriptionId>,
+    /// When it is held no longer, or held at last; absent when it stays so as long as nothing is changed.
+    #[oai(skip_serializing_if_is_none)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<NextEntitlement>,
+}
+
+/// When a subject comes to hold a scope, or holds it no longer, as long as nothing is changed.
+#[derive(Debug, Object, Serialize)]
+pub struct NextEntitlement {
+    /// The first instant at which it does.
+    at: Timestamp,
+    /// Whether the subject itself holds the scope from then on.
+    held: bool,
 }
 
 /// What a subject holds at an instant.
@@ -96,8 +111,15 @@ impl EntitlementApi {
 
 impl From<domain::entitlement::Entitlement> for Entitlement {
     fn from(entitlement: domain::entitlement::Entitlement) -> Self {
-        let domain::entitlement::Entitlement { scope, standing, until } = entitlement;
-        Self { scope: (&scope).into(), held: standing.is_held(), reason: standing.into(), until: until.map(Into::into) }
+        let domain::entitlement::Entitlement { scope, standing, until, subscriptions, next } = entitlement;
+        Self {
+            scope: (&scope).into(),
+            held: standing.is_held(),
+            reason: standing.into(),
+            until: until.map(Into::into),
+            subscriptions: subscriptions.into_iter().map(Into::into).collect(),
+            next: next.map(|Next { at, held }| NextEntitlement { at: at.into(), held }),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use poem::web::Data;
-use poem_openapi::{Object, OpenApi, Tags};
+use poem_openapi::{Object, OpenApi, Tags, types::Example};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -41,6 +41,18 @@ pub struct HookRequest {
     client: HookParty,
     /// The requested scopes.
     scopes: Vec<String>,
+}
+
+/// The vendor's example.
+impl Example for HookRequest {
+    fn example() -> Self {
+        let party = |id: &str| HookParty { id: id.to_owned() };
+        Self {
+            user: Some(party("myUserId22700111101")),
+            client: party("client"),
+            scopes: ["profile", "email"].map(str::to_owned).into(),
+        }
+    }
 }
 
 /// A user or a client.
@@ -87,7 +99,7 @@ impl HookApi {
         HookCaller(waited): HookCaller,
         request: Body<HookRequest>,
     ) -> Answer<CustomizeAccessTokenResponse> {
-        let scopes = scopes(&request.0);
+        let scopes = request.0.scopes();
         let decision = app.service.decide(decision_request(&request.0, &scopes, waited)).await?;
         let remove_scopes = decision.removed().map(str::to_owned).collect();
         Ok(Ok200(CustomizeAccessTokenResponse { remove_scopes, additional_claims: Claims::default() }))
@@ -104,22 +116,30 @@ impl HookApi {
         HookCaller(waited): HookCaller,
         request: Body<HookRequest>,
     ) -> Answer<CustomizeTokenResponse> {
-        let scopes = scopes(&request.0);
+        let scopes = request.0.scopes();
         let decision = app.service.decide(decision_request(&request.0, &scopes, waited)).await?;
         Ok(Ok200(CustomizeTokenResponse { reduced_scopes: decision.kept().map(str::to_owned).collect() }))
     }
 }
 
-fn scopes(request: &HookRequest) -> Vec<&str> {
-    request.scopes.iter().map(String::as_str).collect()
+fn decision_request<'a>(request: &HookRequest, scopes: &'a [&'a str], waited: Duration) -> DecisionRequest<'a> {
+    DecisionRequest { user: request.user(), client: request.client(), scopes, waited }
 }
 
-fn decision_request<'a>(request: &HookRequest, scopes: &'a [&'a str], waited: Duration) -> DecisionRequest<'a> {
-    DecisionRequest {
-        user: request.user.as_ref().map(|user| party(SubjectType::User, user)),
-        client: party(SubjectType::Client, &request.client),
-        scopes,
-        waited,
+impl HookRequest {
+    /// The user that it names.
+    pub(super) fn user(&self) -> Option<Party> {
+        self.user.as_ref().map(|user| party(SubjectType::User, user))
+    }
+
+    /// The client that it names.
+    pub(super) fn client(&self) -> Party {
+        party(SubjectType::Client, &self.client)
+    }
+
+    /// The scopes, as spelled.
+    pub(super) fn scopes(&self) -> Vec<&str> {
+        self.scopes.iter().map(String::as_str).collect()
     }
 }
 

@@ -20,6 +20,7 @@ pub mod catalogue;
 pub mod connection;
 pub mod contract;
 pub mod entitlement;
+pub mod explain;
 pub mod headers;
 pub mod history;
 pub mod hook;
@@ -58,6 +59,8 @@ enum Tag {
     Entitlements,
     /// Who changed what, and when.
     History,
+    /// What a hook answers, and why.
+    Explanations,
     /// Who may call this API.
     Tokens,
 }

@@ -425,6 +425,8 @@ statuses! {
     List = [400, 401, 403, 429, 500, 503];
     /// Reading one resource.
     Read = [400, 401, 403, 404, 429, 500, 503];
+    /// Asking a view by a body.
+    View = [400, 401, 403, 408, 413, 415, 422, 429, 500, 503];
     /// Creating a resource.
     Create = [400, 401, 403, 408, 409, 413, 415, 422, 429, 500, 503];
     /// Changing a resource.

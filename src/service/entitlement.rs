@@ -7,7 +7,9 @@ use chrono::{DateTime, Utc};
 use super::{Result, Service};
 use crate::{
     domain::{
+        catalogue::Catalogue,
         entitlement::{Entitlement, entitlements},
+        holdings::Holdings,
         subject::Subject,
     },
     store::{self, lane::Connection},
@@ -31,12 +33,17 @@ impl Service {
         at: Option<DateTime<Utc>>,
     ) -> Result<(DateTime<Utc>, Vec<Entitlement>)> {
         let at = at.unwrap_or_else(|| self.clock.now());
+        let (catalogue, holdings) = self.read_holdings(std::slice::from_ref(subject)).await?;
+        let holdings = holdings.into_iter().next().unwrap_or_default();
+        Ok((at, entitlements(&catalogue, &holdings, at)))
+    }
+
+    /// The catalogue, and what each of these subjects holds, as the database has them at one instant.
+    pub(super) async fn read_holdings(&self, subjects: &[Subject]) -> Result<(Catalogue, Vec<Holdings>)> {
         let read = async |lane: &mut Connection| {
             let catalogue = store::catalogue::load(lane).await?;
-            let facts = store::facts::load(lane, std::slice::from_ref(subject)).await?;
-            Ok((catalogue, facts.into_iter().next().unwrap_or_default()))
+            Ok((catalogue, store::facts::load_holdings(lane, subjects).await?))
         };
-        let (catalogue, facts) = self.database.views().run(VIEW_TIMEOUT, read).await?;
-        Ok((at, entitlements(&catalogue, &facts, at)))
+        Ok(self.database.views().run_at_once(VIEW_TIMEOUT, read).await?)
     }
 }

@@ -30,6 +30,7 @@ pub mod decision;
 pub mod demo;
 pub mod entitlement;
 pub mod error;
+pub mod explain;
 pub mod feed;
 pub mod history;
 mod idempotency;

@@ -1,11 +1,14 @@
 //! SQL against the domain: what the database selects, orders and keeps is what the rules say, at every boundary.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait as _, Statement};
 use tollgate::{
     domain::{
         catalogue::{CatalogueScope, Requires},
         facts::{Facts, Standing},
+        holdings::Holdings,
         life::{Life, Status, Term},
         scope::Scope,
         subject::{Subject, SubjectId, SubjectType},
@@ -15,6 +18,7 @@ use tollgate::{
     },
     store::{
         self, Database,
+        lane::Connection,
         subscription::{After, Filter},
     },
 };
@@ -240,6 +244,16 @@ on_both! {
             }
         }
         assert!(seen.iter().all(|count| *count > 20), "every standing occurs: {seen:?}");
+        let load = async |lane: &mut Connection| store::facts::load_holdings(lane, &subjects).await;
+        let holdings = opened.views().run_at_once(Duration::from_secs(10), load).await.expect("holdings");
+        for ((subject, holdings), loaded) in subjects.iter().zip(holdings).zip(&loaded) {
+            let own = subscriptions.iter().filter(|subscription| subscription.subject == *subject);
+            let named = own.flat_map(|subscription| {
+                subscription.scopes.as_slice().iter().map(|scope| (scope.clone(), subscription.id, subscription.life))
+            });
+            assert_eq!(holdings, Holdings::new(named.collect()), "{:?}", subject.id);
+            assert_eq!(holdings.facts().is_empty(), loaded.is_empty());
+        }
         let reversed: Vec<_> = subjects.iter().rev().cloned().collect();
         let again = load_facts(&opened, &reversed).await.expect("facts");
         let empty = |facts: &[Facts]| facts.iter().map(Facts::is_empty).collect::<Vec<_>>();

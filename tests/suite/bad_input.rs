@@ -71,6 +71,7 @@ impl WithBody {
             new("POST", &format!("{subscription}/renew"), r#"{"duration":"#, "}"),
             new("POST", &format!("{subscription}/resume"), "{", "}"),
             new("POST", "/v1/tokens", r#"{"role":"reader","expiresAt":null,"name":"#, "}"),
+            new("POST", "/v1/explain", r#"{"request":{"client":{"id":"c"},"scopes":["a","#, "]}}"),
         ]
     }
 
@@ -116,6 +117,7 @@ fn paths() -> Vec<(&'static str, &'static [&'static str])> {
         ("/v1/subscriptions/export", &["GET", "HEAD"]),
         ("/v1/changes", &["GET", "HEAD"]),
         ("/v1/entitlements", &["GET", "HEAD"]),
+        ("/v1/explain", &["POST"]),
         ("/v1/tokens", &["GET", "HEAD", "POST"]),
         ("/v1/tokens/x", &["GET", "HEAD"]),
         ("/v1/tokens/x/revoke", &["POST"]),
@@ -585,7 +587,7 @@ on_both! {
         let closed = database.app_with(Options { management_auth: ManagementAuth::default(), ..Options::default() }).await;
         let operations: Vec<(&str, &str)> = paths().into_iter().filter(|(path, _)| path.starts_with("/v1/") && !path.contains("customize"))
             .flat_map(|(path, methods)| methods.iter().filter(|method| **method != "HEAD").map(move |method| (*method, path))).collect();
-        assert_eq!(operations.len(), 28);
+        assert_eq!(operations.len(), 29);
         let long = format!("Bearer {}", "x".repeat(8 * 1024 + 1));
         let refused = [
             "", "Bearer", "Bearer ", "Bearer admin-toke", "Bearer admin-token2", "Bearer admin-token ,", "Bearer Admin-Token", "admin-token",
@@ -702,6 +704,7 @@ on_both! {
             ("GET", "/v1/changes".to_owned(), Value::Null),
             ("GET", "/v1/subscriptions/export".to_owned(), Value::Null),
             ("GET", "/v1/entitlements?subjectType=user&subjectId=u".to_owned(), Value::Null),
+            ("POST", "/v1/explain".to_owned(), json!({"request": {"client": {"id": "c"}, "scopes": []}})),
             ("POST", "/v1/tokens".to_owned(), json!({"name": "x", "role": "reader", "expiresAt": null})),
             ("GET", "/v1/tokens".to_owned(), Value::Null),
             ("GET", NO_TOKEN.to_owned(), Value::Null),
@@ -714,7 +717,7 @@ on_both! {
             assert_eq!(answer.header("retry-after"), Some("1"), "{method} {path}");
             *seen.entry(method).or_default() += 1;
         }
-        assert_eq!(seen.into_iter().collect::<Vec<_>>(), [("DELETE", 2), ("GET", 11), ("PATCH", 2), ("POST", 8), ("PUT", 1)]);
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), [("DELETE", 2), ("GET", 11), ("PATCH", 2), ("POST", 9), ("PUT", 1)]);
         // What is wrong by itself needs no database to say so.
         app.refuse("POST", "/v1/scopes", &json!({"name": " "}), (422, "invalid_value"), &["#/name"]).await;
         app.refuse_query("/v1/scopes?limit=0", &["?limit"]).await;

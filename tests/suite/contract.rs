@@ -123,6 +123,8 @@ fn the_authorization_table_lists_every_operation_and_no_other() {
                 (Contract::Hooks, _) => auth::Access::Hook,
                 (Contract::Management, _) if path.starts_with("/v1/tokens") => auth::Access::Api(Role::Admin),
                 (Contract::Management, "GET") => auth::Access::Api(Role::Reader),
+                // A question that needs a body.
+                (Contract::Management, "POST") if path == "/v1/explain" => auth::Access::Api(Role::Reader),
                 (Contract::Management, _) if path.starts_with("/v1/scopes") => auth::Access::Api(Role::Admin),
                 (Contract::Management, _) => auth::Access::Api(Role::Writer),
             };
@@ -162,6 +164,9 @@ fn samples(operation: &str) -> Vec<Value> {
         "customize-access-token" | "customize-token" => {
             json!({"user": {"id": "u"}, "client": {"id": "c"}, "scopes": ["email", "other"]})
         }
+        "explain" => json!({
+            "request": {"user": {"id": "u"}, "client": {"id": "c"}, "scopes": ["email", "other"]}, "at": window.0,
+        }),
         "create-scope" => json!({"name": "fresh", "description": "text", "requires": "any", "enforced": true}),
         "patch-scope" => json!({"name": "email", "description": "text", "requires": "any", "enforced": true}),
         "create-subscription" | "put-subscription" | "patch-subscription" => subscription,
@@ -533,6 +538,8 @@ impl<'a> Walk<'a> {
         let view = "/v1/entitlements?subjectType=user&subjectId=u";
         let view = self.ask("get-entitlements", view, None).await.expect(200);
         assert_eq!((&view["items"][0]["held"], &view["at"]), (&json!(true), &json!(timestamp(self.app.now()))));
+        let explained = self.ask("explain", "/v1/explain", Some(&taken("explain"))).await.expect(200);
+        assert_eq!((&explained["scopes"][0]["kept"], &explained["at"]), (&json!(true), &taken("explain")["at"]));
         self.ask("customize-access-token", ACCESS_TOKEN, Some(&taken("customize-access-token"))).await.expect(200);
         self.ask("customize-token", TOKEN, Some(&taken("customize-token"))).await.expect(200);
         let first = id_of(&self.ask("list-tokens", "/v1/tokens", None).await.expect(200)["items"][0]);
@@ -604,6 +611,7 @@ impl<'a> Walk<'a> {
             ("cancel-subscription", &format!("{subscription}/cancel"), json!({"at": "2026-01-01T00:00:00Z"})),
             ("pause-subscription", &format!("{subscription}/pause"), json!({"from": "2026-01-01T00:00:00Z"})),
             ("renew-subscription", &format!("{subscription}/renew"), json!({"duration": "P0M"})),
+            ("explain", "/v1/explain", json!({"request": {"client": {"id": "c"}, "scopes": []}, "at": "now"})),
             ("create-token", "/v1/tokens", json!({"name": "a b", "role": "reader", "expiresAt": null})),
         ] {
             assert_eq!(self.ask(id, path, Some(&body)).await.status, 422, "{id}");

@@ -28,7 +28,7 @@ enum Needs {
 }
 
 /// Every route, and who may call it. One that is added needs a row here.
-const ROUTES: [(&str, &str, Needs); 39] = [
+const ROUTES: [(&str, &str, Needs); 40] = [
     ("POST", "/v1/customize-access-token", Needs::Hook),
     ("POST", "/v1/customize-token", Needs::Hook),
     ("GET", "/v1/scopes", Needs::Reader),
@@ -55,6 +55,7 @@ const ROUTES: [(&str, &str, Needs); 39] = [
     ("GET", "/v1/subscriptions/{id}/history", Needs::Reader),
     ("GET", "/v1/changes", Needs::Reader),
     ("GET", "/v1/entitlements", Needs::Reader),
+    ("POST", "/v1/explain", Needs::Reader),
     ("GET", "/v1/tokens", Needs::Admin),
     ("POST", "/v1/tokens", Needs::Admin),
     ("GET", "/v1/tokens/{id}", Needs::Admin),

@@ -10,12 +10,15 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 use tollgate::domain::{
     catalogue::{Catalogue, Requires, Rule},
     decision::{Knowledge, OnUnknown, Outcome, Parties, Reason, Stance, Unmanaged, decide},
-    entitlement::entitlements,
+    entitlement::{Next, entitlements},
+    explain,
     facts::Facts,
+    holdings::Holdings,
     life::{Life, Term},
     scope::Scope,
     window::Window,
 };
+use uuid::Uuid;
 
 /// The scopes that subscriptions and catalogues name. One begins another, one is a protocol scope.
 const NAMES: [&str; 4] = ["b", "bb", "email", "A"];
@@ -25,6 +28,9 @@ const OTHERS: [&str; 11] = ["openid", "offline_access", "B", "b ", " email", "a"
 
 /// From this instant on nothing changes: every bound lies before it.
 const END: i64 = 14;
+
+/// The first id of a client's subscriptions, beyond those of the user's.
+const CLIENTS: u128 = 100;
 
 /// One subscription to one scope.
 #[derive(Debug, Clone, Copy)]
@@ -84,6 +90,31 @@ fn first_reason(subscriptions: &[Raw], scope: &str, now: i64) -> &'static str {
         }
     }
     "no_subscription"
+}
+
+/// The ids of the subscriptions to a scope of which that became by `now`; the first one has the id `first`.
+fn giving(subscriptions: &[Raw], scope: &str, reason: &str, now: i64, first: u128) -> Vec<Uuid> {
+    let ids = (first..).zip(subscriptions).filter(|(_, raw)| raw.scope == scope && fate(**raw, now) == reason);
+    ids.map(|(id, _)| Uuid::from_u128(id)).collect()
+}
+
+/// The ids of the subscriptions that an outcome rests on, in the words of its reason.
+fn expected_deciders(world: &World, scope: &str, reason: &str, now: i64) -> Vec<Uuid> {
+    let Some((_, requires, _)) = world.rules.iter().find(|(name, ..)| *name == scope) else { return Vec::new() };
+    let user = |reason| giving(world.user.as_deref().unwrap_or_default(), scope, reason, now, 0);
+    let client = |reason| giving(&world.client, scope, reason, now, CLIENTS);
+    let of_user = world.user.as_deref().map(|user| first_reason(user, scope, now));
+    match (*requires, of_user) {
+        ("user", _) => user(reason),
+        ("client", _) => client(reason),
+        ("any", _) => [user(reason), client(reason)].concat(),
+        (_, None) => Vec::new(),
+        (_, Some(of_user)) if is_held(reason) => {
+            [user(of_user), client(first_reason(&world.client, scope, now))].concat()
+        }
+        (_, Some(of_user)) if is_held(of_user) => client(reason),
+        (_, Some(_)) => user(reason),
+    }
 }
 
 /// Whether that reason says that a scope is held.
@@ -159,6 +190,12 @@ fn life(raw: Raw) -> Life {
 
 fn facts(subscriptions: &[Raw]) -> Facts {
     Facts::new(subscriptions.iter().map(|raw| (scope(raw.scope), life(*raw))).collect())
+}
+
+/// The same with ids, which count from `first`.
+fn holdings(subscriptions: &[Raw], first: u128) -> Holdings {
+    let named = (first..).zip(subscriptions).map(|(place, raw)| (scope(raw.scope), Uuid::from_u128(place), life(*raw)));
+    Holdings::new(named.collect())
 }
 
 fn catalogue(world: &World) -> Catalogue {
@@ -245,17 +282,44 @@ proptest! {
 
     #[test]
     fn entitlements_are_what_the_oracle_says(world in worlds()) {
-        let (catalogue, facts) = (catalogue(&world), facts(&world.client));
+        let (catalogue, holdings) = (catalogue(&world), holdings(&world.client, 0));
         let mut names: Vec<_> = world.rules.iter().map(|(name, ..)| *name).collect();
         names.sort_unstable();
         for now in 0..10 {
-            let items = entitlements(&catalogue, &facts, at(now));
+            let items = entitlements(&catalogue, &holdings, at(now));
             prop_assert_eq!(items.iter().map(|item| item.scope.as_str()).collect::<Vec<_>>(), &names[..]);
             for (item, name) in items.into_iter().zip(&names) {
                 let reason = |instant| first_reason(&world.client, name, instant);
                 prop_assert_eq!(Reason::from(item.standing).as_str(), reason(now), "{} at {}", name, now);
                 let until = first_gap(|instant| is_held(reason(instant)), now);
                 prop_assert_eq!(item.until, until.map(at), "{} at {}", name, now);
+                let is_held_at = |instant| is_held(reason(instant));
+                let change = (now..=END).find(|later| is_held_at(*later) != is_held_at(now));
+                let next = change.map(|change| Next { at: at(change), held: is_held_at(change) });
+                prop_assert_eq!(item.next, next, "{} at {}", name, now);
+                prop_assert_eq!(item.subscriptions, giving(&world.client, name, reason(now), now, 0), "{} at {}", name, now);
+            }
+        }
+    }
+
+    #[test]
+    fn an_explanation_is_what_the_oracle_says(world in worlds()) {
+        let unmanaged = if world.remove_unmanaged { Unmanaged::Remove } else { Unmanaged::Keep };
+        let requested: Vec<&str> = world.requested.iter().map(String::as_str).collect();
+        let (user, client) = (world.user.as_deref().map(|user| holdings(user, 0)), holdings(&world.client, CLIENTS));
+        let parties = explain::Parties { user: user.as_ref(), client: &client };
+        for now in 0..10 {
+            let found = explain::explain(&catalogue(&world), unmanaged, parties, &requested, at(now)).expect("everything is known");
+            prop_assert_eq!(&found.decision.outcomes, &outcomes(&world, now));
+            prop_assert_eq!(found.grounds.len(), found.decision.outcomes.len());
+            for (outcome, grounds) in found.decision.outcomes.iter().zip(found.grounds) {
+                let (scope, kept, reason, unenforced) = expected_outcome(&world, outcome.scope, now);
+                let kept_at = |instant| expected_outcome(&world, scope, instant).1;
+                let change = (now..=END).find(|later| kept_at(*later) != kept);
+                let next = change.map(|change| explain::Next { at: at(change), kept: !kept });
+                prop_assert_eq!(grounds.next, next, "{} at {}", scope, now);
+                let ids = expected_deciders(&world, scope, unenforced.unwrap_or(reason), now);
+                prop_assert_eq!(grounds.subscriptions, ids, "{} at {}", scope, now);
             }
         }
     }

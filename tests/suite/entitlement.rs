@@ -13,7 +13,15 @@ async fn items(app: &App, user: &str, at: Option<&str>) -> Vec<(String, String, 
     let text = |value: &Value| value.as_str().expect("a text").to_owned();
     let item = |item: &Value| {
         assert_eq!(item["held"], ["active", "grace"].contains(&item["reason"].as_str().expect("a reason")), "{item}");
-        assert_eq!(item.as_object().map(serde_json::Map::len), Some(3 + usize::from(item["until"].is_string())));
+        let more = usize::from(item["until"].is_string()) + usize::from(item["next"].is_object());
+        assert_eq!(item.as_object().map(serde_json::Map::len), Some(4 + more));
+        assert_eq!(item["subscriptions"] == json!([]), item["reason"] == "no_subscription", "{item}");
+        if item["held"] == true {
+            let next = if item["until"].is_null() { Value::Null } else { json!({"at": item["until"], "held": false}) };
+            assert_eq!(item["next"], next);
+        } else if item["next"].is_object() {
+            assert_eq!(item["next"]["held"], true);
+        }
         (text(&item["scope"]), text(&item["reason"]), item["until"].clone())
     };
     view["items"].as_array().expect("items").iter().map(item).collect()
@@ -27,31 +35,36 @@ on_both! {
         }
         app.call_with("PATCH", "/v1/scopes/e", &json!({"enforced": false})).await.expect(200);
         let (past, ahead) = ("2026-06-01T00:00:00Z", "2026-07-01T00:00:00.000001Z");
-        app.subscribe("u", &["a"], past, Some(ahead)).await;
-        app.subscribe("u", &["b"], ahead, None).await;
+        let mut ids = vec![app.subscribe("u", &["a"], past, Some(ahead)).await["id"].clone()];
+        ids.push(app.subscribe("u", &["b"], ahead, None).await["id"].clone());
         let canceled = app.subscribe("u", &["c"], past, None).await;
         app.call("POST", &format!("{}/cancel", path_of(&canceled))).await.expect(200);
-        app.subscribe("u", &["d"], "2026-01-01T00:00:00Z", Some(past)).await;
-        app.subscribe("u", &["e"], past, None).await;
+        ids.push(canceled["id"].clone());
+        ids.push(app.subscribe("u", &["d"], "2026-01-01T00:00:00Z", Some(past)).await["id"].clone());
+        ids.push(app.subscribe("u", &["e"], past, None).await["id"].clone());
+        let again = app.subscribe("u", &["e"], past, None).await["id"].clone();
+        let mut both = [ids[4].as_str(), again.as_str()];
+        both.sort_unstable();
         app.subscribe("other", &["B"], past, None).await;
         let client = json!({"subject": {"type": "client", "id": "u"}, "scopes": ["B", "c"], "validUntil": ahead});
-        app.call_with("POST", "/v1/subscriptions", &client).await.expect(201);
+        let of_client = app.call_with("POST", "/v1/subscriptions", &client).await.expect(201)["id"].clone();
 
         let view = app.call("GET", "/v1/entitlements?subjectType=user&subjectId=u").await;
         let until = "2026-07-01T00:00:00.000001Z";
         let expected = json!({"subject": {"type": "user", "id": "u"}, "at": "2026-06-15T12:00:00Z", "items": [
-            {"scope": "B", "held": false, "reason": "no_subscription"},
-            {"scope": "a", "held": true, "reason": "active", "until": until},
-            {"scope": "b", "held": false, "reason": "scheduled"},
-            {"scope": "c", "held": false, "reason": "canceled"},
-            {"scope": "d", "held": false, "reason": "expired"},
-            {"scope": "e", "held": true, "reason": "active"},
+            {"scope": "B", "held": false, "reason": "no_subscription", "subscriptions": []},
+            {"scope": "a", "held": true, "reason": "active", "until": until, "subscriptions": [ids[0]], "next": {"at": until, "held": false}},
+            {"scope": "b", "held": false, "reason": "scheduled", "subscriptions": [ids[1]], "next": {"at": until, "held": true}},
+            {"scope": "c", "held": false, "reason": "canceled", "subscriptions": [ids[2]]},
+            {"scope": "d", "held": false, "reason": "expired", "subscriptions": [ids[3]]},
+            {"scope": "e", "held": true, "reason": "active", "subscriptions": both},
         ]});
         assert_eq!(view.expect(200), expected);
         let view = app.call("GET", "/v1/entitlements?subjectId=u&subjectType=client").await.expect(200);
         assert_eq!(view["subject"], json!({"type": "client", "id": "u"}));
-        assert_eq!(view["items"][0], json!({"scope": "B", "held": true, "reason": "active", "until": until}));
-        assert_eq!(view["items"][1], json!({"scope": "a", "held": false, "reason": "no_subscription"}));
+        let next = json!({"at": until, "held": false});
+        assert_eq!(view["items"][0], json!({"scope": "B", "held": true, "reason": "active", "until": until, "subscriptions": [of_client], "next": next}));
+        assert_eq!(view["items"][1], json!({"scope": "a", "held": false, "reason": "no_subscription", "subscriptions": []}));
         let nobody = items(&app, "nobody", None).await;
         assert!(nobody.len() == 6 && nobody.iter().all(|(_, reason, _)| reason == "no_subscription"), "{nobody:?}");
     }

@@ -16,6 +16,7 @@ mod described;
 mod documents;
 mod domain;
 mod entitlement;
+mod explain;
 mod feed;
 mod history;
 mod hook;

@@ -236,6 +236,8 @@ on_both! {
             ("get-scope", "GET", "/v1/scopes/new", &[ADMIN_CREDENTIALS], "", "ok"),
             ("list-subscriptions", "GET", "/v1/subscriptions?x=personal", &[ADMIN_CREDENTIALS], "", "refused"),
             ("get-entitlements", "GET", "/v1/entitlements?subjectType=user&subjectId=u", &[ADMIN_CREDENTIALS], "", "ok"),
+            ("explain", "POST", "/v1/explain", &[ADMIN_CREDENTIALS, JSON], r#"{"request":{"client":{"id":"c"},"scopes":["email"]}}"#, "ok"),
+            ("explain", "POST", "/v1/explain", &[HOOK_CREDENTIALS, JSON], "{}", "unauthorized"),
         ] {
             let before = series(&app).await;
             app.send(method, path, headers, body).await;

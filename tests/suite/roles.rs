@@ -138,6 +138,8 @@ async fn failures(app: &App) -> Vec<String> {
         check("list subscriptions", app.call("GET", &list).await.status == 200);
         let entitlements = format!("/v1/entitlements?subjectType=user&subjectId={user}");
         check("entitlements", app.call("GET", &entitlements).await.status == 200);
+        let question = json!({"request": hook});
+        check("explain", app.call_with("POST", "/v1/explain", &question).await.status == 200);
         check("take a scope", app.call_with("PATCH", path, &json!({"scopes": [kept]})).await.status == 200);
         check("give a scope", app.call_with("PATCH", path, &json!({"scopes": [kept, dropped]})).await.status == 200);
         check("cancel subscription", app.call("POST", &format!("{path}/cancel")).await.status == 200);

@@ -521,7 +521,7 @@ on_both! {
             assert_eq!(app.walk(&format!("/v1/subscriptions{query}")).await, [Value::Null; 0], "{query}");
         }
         let view = app.call("GET", "/v1/entitlements?subjectType=user&subjectId=u").await.expect(200);
-        assert_eq!(view["items"], json!([{"scope": "email", "held": false, "reason": "no_subscription"}]));
+        assert_eq!(view["items"], json!([{"scope": "email", "held": false, "reason": "no_subscription", "subscriptions": []}]));
         let never = "/v1/subscriptions/00000000-0000-7000-8000-000000000000";
         let no_id = ["x", "%20", "..", "'", "019", &path[18..53], &format!("{{{}}}", &path[18..]), &format!("urn:uuid:{}", &path[18..]), &path[18..].replace('-', "")];
         let paths = [path.clone(), never.to_owned()].into_iter().chain(no_id.map(|id| format!("/v1/subscriptions/{}", encoded(id))));

@@ -52,7 +52,7 @@ pub enum Access {
 }
 
 /// The authorization table: what each operation asks of its caller. One that is not listed is refused to everybody.
-pub const AUTHORIZATION: [(&str, Access); 30] = [
+pub const AUTHORIZATION: [(&str, Access); 31] = [
     ("customize-access-token", Access::Hook),
     ("customize-token", Access::Hook),
     ("create-scope", Access::Api(Role::Admin)),
@@ -79,6 +79,7 @@ pub const AUTHORIZATION: [(&str, Access); 30] = [
     ("renew-subscription", Access::Api(Role::Writer)),
     ("restore-subscription", Access::Api(Role::Writer)),
     ("get-entitlements", Access::Api(Role::Reader)),
+    ("explain", Access::Api(Role::Reader)),
     ("create-token", Access::Api(Role::Admin)),
     ("list-tokens", Access::Api(Role::Admin)),
     ("get-token", Access::Api(Role::Admin)),

@@ -1,0 +1,52 @@
+//! The use case of the explanation: what a hook would answer at an instant, and why.
+
+use chrono::{DateTime, Utc};
+
+use super::{Error, Result, Service, decision::Party};
+use crate::domain::{
+    explain::{Explanation, Parties, explain},
+    holdings::Holdings,
+    subject::Subject,
+};
+
+/// A hook request that is to be explained.
+#[derive(Debug, Clone)]
+pub struct ExplanationRequest<'a> {
+    /// The user; none when the request names none.
+    pub user: Option<Party>,
+    /// The client.
+    pub client: Party,
+    /// The requested scopes, as spelled.
+    pub scopes: &'a [&'a str],
+    /// The instant; the present when none is given.
+    pub at: Option<DateTime<Utc>>,
+}
+
+impl Service {
+    /// What a hook request would be answered at an instant, and what that rests on: the instant, and the explanation.
+    ///
+    /// It reads the database and not the cache, so support staff see what is recorded; and nothing of it is unknown, so
+    /// what is done with the unknown makes no difference.
+    ///
+    /// # Errors
+    ///
+    /// [`super::Error::Store`] when the database cannot be asked.
+    pub async fn explain<'a>(&self, request: ExplanationRequest<'a>) -> Result<(DateTime<Utc>, Explanation<'a>)> {
+        let ExplanationRequest { user, client, scopes, at } = request;
+        let at = at.unwrap_or_else(|| self.clock.now());
+        let subject = |party: &Party| match party {
+            Party::Subject(subject) => Some(subject.clone()),
+            Party::Unholding => None,
+        };
+        let subjects: [Option<Subject>; 2] = [user.as_ref().and_then(subject), subject(&client)];
+        let asked: Vec<_> = subjects.iter().flatten().cloned().collect();
+        let (catalogue, found) = self.read_holdings(&asked).await?;
+
+        let mut found = found.into_iter();
+        let [of_user, of_client] =
+            subjects.map(|subject| subject.and_then(|_| found.next()).unwrap_or_else(Holdings::default));
+        let parties = Parties { user: user.is_some().then_some(&of_user), client: &of_client };
+        let explanation = explain(&catalogue, self.policy.unmanaged, parties, scopes, at);
+        Ok((at, explanation.map_err(|_| Error::Unknown)?))
+    }
+}
