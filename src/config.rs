@@ -13,6 +13,7 @@ use ipnet::IpNet;
 
 use crate::{
     domain::{
+        claims::ClaimsPrefix,
         decision::{OnUnknown, Unmanaged},
         scope::Scope,
         time,
@@ -276,6 +277,10 @@ struct ServeArgs {
     /// What happens to managed scopes when nothing is known and the database cannot be asked: a 503, or a guess
     #[arg(long, env = "TOLLGATE_ON_UNKNOWN", default_value = "error")]
     on_unknown: OnUnknownArg,
+    /// Tell tokens what is held and until when, and what scopes and subscriptions say of themselves, in claims whose
+    /// names begin so: 1 to 64 printable ASCII characters, with which no claim of Access's own begins, such as `tg:`
+    #[arg(long, env = "TOLLGATE_CLAIMS_PREFIX", value_parser = parse_claims_prefix)]
+    claims_prefix: Option<ClaimsPrefix>,
     /// How long a hook may take to be answered
     #[arg(long, env = "TOLLGATE_HOOK_TIMEOUT", default_value = "400ms", value_parser = parse_duration)]
     hook_timeout: Duration,
@@ -664,6 +669,7 @@ fn serve(
                 OnUnknownArg::Remove => OnUnknown::Remove,
                 OnUnknownArg::Keep => OnUnknown::Keep,
             },
+            claims_prefix: args.claims_prefix,
             hook_timeout: args.hook_timeout,
             max_age: args.max_age,
             max_stale: args.max_stale,
@@ -776,6 +782,10 @@ const MAX_LEEWAY: Duration = Duration::from_mins(5);
 fn parse_leeway(text: &str) -> Result<Duration, String> {
     let leeway = parse_duration(text)?;
     if leeway > MAX_LEEWAY { Err("it is longer than 5m".to_owned()) } else { Ok(leeway) }
+}
+
+fn parse_claims_prefix(text: &str) -> Result<ClaimsPrefix, String> {
+    ClaimsPrefix::parse(text).map_err(|error| error.to_string())
 }
 
 fn parse_scope(text: &str) -> Result<Scope, String> {
@@ -1073,6 +1083,18 @@ mod tests {
             parse(&["--jwt-leeway", "5m"], &CREDENTIALS).is_ok()
                 && parse(&["--jwt-leeway", "301s"], &CREDENTIALS).is_err()
         );
+    }
+
+    #[test]
+    fn claims_are_made_when_they_have_a_prefix_that_is_nobody_elses() {
+        let prefix = |environment: &[(&str, &str)]| serving(&[], environment).policy.claims_prefix;
+        assert_eq!(prefix(&CREDENTIALS), None);
+        let settings = serving(&["--claims-prefix", "tg:"], &CREDENTIALS);
+        assert_eq!(settings.policy.claims_prefix.expect("a prefix").as_str(), "tg:");
+        for refused in ["", " ", "a b", "é", "c", "scope", "urn:onegini.com:oidc:", &"x".repeat(65)] {
+            let error = parse(&["--claims-prefix", refused], &CREDENTIALS).expect_err(refused).to_string();
+            assert!(error.contains("--claims-prefix"), "{refused}: {error}");
+        }
     }
 
     #[test]

@@ -231,7 +231,7 @@ async fn open(url: &Secret, settings: &ServeSettings) -> anyhow::Result<(Arc<Ser
     } else if !store::schema::is_current(&database).await? {
         anyhow::bail!("the tables are not up to date: run `tollgate migrate`, or set TOLLGATE_MIGRATE=true");
     }
-    let service = Service::new(database, Arc::new(SystemClock), Arc::new(Metrics::new()?), settings.policy);
+    let service = Service::new(database, Arc::new(SystemClock), Arc::new(Metrics::new()?), settings.policy.clone());
     let feed = service.watch(FeedSettings { wake_up: settings.feed_wake_up }).await?;
     if let Err(error) = service.check_ready().await {
         tracing::warn!(%error, "not ready: the catalogue could not be read yet");

@@ -15,6 +15,8 @@ pub struct Model {
     pub requires: String,
     /// Whether it is taken away from those who do not hold it.
     pub enforced: bool,
+    /// Its claims, a JSON object; null when it has none.
+    pub claims: Option<String>,
     /// Counts changes, from 1.
     pub version: i64,
     /// When it was registered.

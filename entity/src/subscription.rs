@@ -25,6 +25,8 @@ pub struct Model {
     pub paused_until: Option<DateTimeUtc>,
     /// The first instant at which it is canceled.
     pub canceled_at: Option<DateTimeUtc>,
+    /// Its claims, a JSON object; null when it has none.
+    pub claims: Option<String>,
     /// When it was deleted; a deleted one counts in no decision and shows in no answer.
     pub deleted_at: Option<DateTimeUtc>,
     /// The system that gave its external id.

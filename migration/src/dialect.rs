@@ -29,6 +29,7 @@ pub async fn execute(manager: &SchemaManager<'_>, statements: &str) -> Result<()
             ("{binary}", "bytea"),
             ("{bytes:subject_id}", "octet_length(subject_id)"),
             ("{bytes:digest}", "octet_length(digest)"),
+            ("{bytes:claims}", "octet_length(claims)"),
             ("{token_name:name}", "name ~ '^[A-Za-z0-9._-]{1,64}$'"),
             ("{scope_token:name}", r"name ~ '^[\x21\x23-\x5b\x5d-\x7e]{1,255}$'"),
             ("{in_years:valid_from}", "valid_from BETWEEN '0001-01-01 0:00+0' AND '9999-12-31 23:59:59.999999+0'"),
@@ -51,6 +52,7 @@ pub async fn execute(manager: &SchemaManager<'_>, statements: &str) -> Result<()
             ("{binary}", "blob"),
             ("{bytes:subject_id}", "length(CAST(subject_id AS blob))"),
             ("{bytes:digest}", "length(digest)"),
+            ("{bytes:claims}", "length(CAST(claims AS blob))"),
             ("{token_name:name}", "length(name) BETWEEN 1 AND 64 AND name NOT GLOB '*[^A-Za-z0-9._-]*'"),
             // The class lists `]` first and `[` and `^` as ends of ranges, the only places where they are plain.
             ("{scope_token:name}", "length(name) BETWEEN 1 AND 255 AND name NOT GLOB '*[^]!#-[^-~]*'"),

@@ -20,6 +20,7 @@ mod m20261122_000004_create_token;
 mod m20261122_000005_add_pause_and_grace;
 mod m20261122_000006_keep_history;
 mod m20261122_000007_add_synchronization;
+mod m20261122_000008_add_claims;
 
 /// All steps, in order.
 #[derive(Debug)]
@@ -36,6 +37,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261122_000005_add_pause_and_grace::Migration),
             Box::new(m20261122_000006_keep_history::Migration),
             Box::new(m20261122_000007_add_synchronization::Migration),
+            Box::new(m20261122_000008_add_claims::Migration),
         ]
     }
 }

@@ -4,7 +4,10 @@ use std::{collections::HashMap, fmt};
 
 use chrono::{DateTime, Utc};
 
-use super::scope::Scope;
+use super::{
+    claims::{Claims, ClaimsPatch, TooLarge},
+    scope::Scope,
+};
 
 /// The longest description of a catalogue scope, in characters.
 pub const MAX_DESCRIPTION_LENGTH: usize = 1024;
@@ -94,6 +97,8 @@ pub struct CatalogueScope {
     pub requires: Requires,
     /// Whether it is taken away from those who do not hold it. While false it is decided, counted and kept.
     pub enforced: bool,
+    /// What a token is told while it is held.
+    pub claims: Claims,
     /// Counts its changes, from 1.
     pub version: i64,
     /// When it was registered.
@@ -111,23 +116,30 @@ pub struct CatalogueScopePatch {
     pub requires: Option<Requires>,
     /// Whether it is enforced from now on.
     pub enforced: Option<bool>,
+    /// The change of its claims.
+    pub claims: Option<ClaimsPatch>,
 }
 
 impl CatalogueScope {
     /// Changes it. A patch that sets what is there already leaves it, its version too, as it was.
-    #[must_use]
-    pub fn patch(self, patch: CatalogueScopePatch, now: DateTime<Utc>) -> Self {
-        let CatalogueScopePatch { description, requires, enforced } = patch;
+    ///
+    /// # Errors
+    ///
+    /// [`TooLarge`] when its claims would be.
+    pub fn patch(self, patch: CatalogueScopePatch, now: DateTime<Utc>) -> Result<Self, TooLarge> {
+        let CatalogueScopePatch { description, requires, enforced, claims } = patch;
+        let claims = claims.map(|claims| self.claims.patched(claims)).transpose()?;
         let changed = Self {
             description: description.unwrap_or_else(|| self.description.clone()),
             requires: requires.unwrap_or(self.requires),
             enforced: enforced.unwrap_or(self.enforced),
+            claims: claims.unwrap_or_else(|| self.claims.clone()),
             ..self.clone()
         };
         if changed == self {
-            return self;
+            return Ok(self);
         }
-        Self { version: self.version + 1, updated_at: now, ..changed }
+        Ok(Self { version: self.version + 1, updated_at: now, ..changed })
     }
 }
 
@@ -142,37 +154,53 @@ pub struct Rule {
 
 /// The managed scopes and their rules. A scope that is not in it is unmanaged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Catalogue(HashMap<Scope, Rule>);
+pub struct Catalogue {
+    rules: HashMap<Scope, Rule>,
+    /// Of those scopes that have any, which are few.
+    claims: HashMap<Scope, Claims>,
+}
 
 impl Catalogue {
     /// The rule of a scope; none when it is unmanaged, or no scope token at all.
     #[must_use]
     pub fn rule(&self, scope: &str) -> Option<Rule> {
-        self.0.get(scope).copied()
+        self.rules.get(scope).copied()
     }
 
-    /// The same scopes, all of them enforced: what to go by when whether they are is not known.
+    /// The same rules, with the claims of scopes that have any.
+    #[must_use]
+    pub fn with_claims(self, claims: HashMap<Scope, Claims>) -> Self {
+        Self { claims, ..self }
+    }
+
+    /// The claims of a scope; none when it has none, or is unmanaged.
+    #[must_use]
+    pub fn claims(&self, scope: &str) -> Option<&Claims> {
+        self.claims.get(scope)
+    }
+
+    /// The same scopes, all of them enforced and without claims: what to go by when their rules are not known.
     #[must_use]
     pub fn enforced(&self) -> Self {
-        self.0.iter().map(|(scope, rule)| (scope.clone(), Rule { enforced: true, ..*rule })).collect()
+        self.rules.iter().map(|(scope, rule)| (scope.clone(), Rule { enforced: true, ..*rule })).collect()
     }
 
     /// How many scopes are managed.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.rules.len()
     }
 
     /// Whether no scope is managed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.rules.is_empty()
     }
 
     /// The managed scopes, in ascending order.
     #[must_use]
     pub fn scopes(&self) -> Vec<Scope> {
-        let mut scopes: Vec<_> = self.0.keys().cloned().collect();
+        let mut scopes: Vec<_> = self.rules.keys().cloned().collect();
         scopes.sort_unstable();
         scopes
     }
@@ -180,7 +208,7 @@ impl Catalogue {
 
 impl FromIterator<(Scope, Rule)> for Catalogue {
     fn from_iter<I: IntoIterator<Item = (Scope, Rule)>>(rules: I) -> Self {
-        Self(rules.into_iter().collect())
+        Self { rules: rules.into_iter().collect(), claims: HashMap::new() }
     }
 }
 
@@ -232,11 +260,12 @@ mod tests {
 
     #[test]
     fn a_patch_sets_what_it_names_and_counts_only_a_change() {
-        let scope = |(text, requires, enforced): (Option<&str>, Requires, bool), version| CatalogueScope {
+        let scope = |(text, requires, enforced, tier): (Option<&str>, Requires, bool, &str), version| CatalogueScope {
             name: Scope::parse("x").expect("a scope"),
             description: text.map(description),
             requires,
             enforced,
+            claims: Claims::from_json(tier).expect(tier),
             version,
             created_at: at(1),
             updated_at: at(version),
@@ -244,25 +273,34 @@ mod tests {
         let mut states = Vec::new();
         for text in [None, Some("one"), Some("other")] {
             for rule in Requires::ALL {
-                states.extend([(text, rule, false), (text, rule, true)]);
+                states.extend([(text, rule, false, "{}"), (text, rule, true, r#"{"x:tier":"gold"}"#)]);
             }
         }
         // From every state to every state, with every choice of the members that the patch names.
         for (before, target) in states.iter().flat_map(|before| states.iter().map(move |target| (*before, *target))) {
-            for named in 0..8 {
-                let [text, rule, switch] = [1, 2, 4].map(|bit| named & bit != 0);
+            for named in 0..16 {
+                let [text, rule, switch, tier] = [1, 2, 4, 8].map(|bit| named & bit != 0);
                 let patch = CatalogueScopePatch {
                     description: text.then(|| target.0.map(description)),
                     requires: rule.then_some(target.1),
                     enforced: switch.then_some(target.2),
+                    claims: tier.then(|| {
+                        let claims = Claims::from_json(target.3).expect(target.3);
+                        if claims.is_empty() { ClaimsPatch::Clear } else { ClaimsPatch::Merge(claims.to_map()) }
+                    }),
                 };
                 let after = (
                     if text { target.0 } else { before.0 },
                     if rule { target.1 } else { before.1 },
                     if switch { target.2 } else { before.2 },
+                    if tier { target.3 } else { before.3 },
                 );
                 let version = if after == before { 7 } else { 8 };
-                assert_eq!(scope(before, 7).patch(patch.clone(), at(8)), scope(after, version), "{before:?} {patch:?}");
+                assert_eq!(
+                    scope(before, 7).patch(patch.clone(), at(8)),
+                    Ok(scope(after, version)),
+                    "{before:?} {patch:?}"
+                );
             }
         }
     }

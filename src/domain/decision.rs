@@ -95,6 +95,23 @@ impl Reason {
             Self::Unknown => "unknown",
         }
     }
+
+    /// Whether the scope is held by everyone who must hold it.
+    #[must_use]
+    pub fn is_held(self) -> bool {
+        match self {
+            Self::Active | Self::Grace => true,
+            Self::Unmanaged
+            | Self::NotEnforced
+            | Self::Paused
+            | Self::Scheduled
+            | Self::Canceled
+            | Self::Expired
+            | Self::NoSubscription
+            | Self::NoUser
+            | Self::Unknown => false,
+        }
+    }
 }
 
 impl From<Standing> for Reason {

@@ -21,6 +21,15 @@ pub struct Parties<'a> {
     pub client: &'a Holdings,
 }
 
+impl<'a> Parties<'a> {
+    /// What is known of them: all of it.
+    #[must_use]
+    pub fn known(self) -> decision::Parties<'a> {
+        let known = |holdings: &'a Holdings| Knowledge::Known(holdings.facts());
+        decision::Parties { user: self.user.map(known), client: known(self.client) }
+    }
+}
+
 /// When a scope changes sides, as long as nothing is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Next {
@@ -62,10 +71,8 @@ pub fn explain<'a>(
     requested: &[&'a str],
     at: DateTime<Utc>,
 ) -> Result<Explanation<'a>, Undecidable> {
-    let known = |holdings| Knowledge::Known(Holdings::facts(holdings));
-    let (user, client) = (parties.user.map(known), known(parties.client));
     let stance = Stance { unmanaged, on_unknown: OnUnknown::Error };
-    let decision = decide(catalogue, stance, decision::Parties { user, client }, requested, at)?;
+    let decision = decide(catalogue, stance, parties.known(), requested, at)?;
     let grounds = decision.outcomes.iter().map(|outcome| match catalogue.rule(outcome.scope) {
         Some(rule) => grounds(outcome.scope, rule, parties, at),
         None => Grounds::default(),

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{
+    claims::Bearing,
     life::{Life, Status},
     scope::Scope,
     window::Window,
@@ -63,6 +64,8 @@ impl From<Status> for Standing {
 pub struct Facts {
     /// Ascending by scope, so that one is found by bisection.
     lives: Box<[(Scope, Box<[Life]>)]>,
+    /// The subscriptions with claims of their own, which few have.
+    bearings: Box<[Bearing]>,
 }
 
 impl Facts {
@@ -74,14 +77,32 @@ impl Facts {
             .chunk_by(|(a, _), (b, _)| a == b)
             .map(|chunk| (chunk[0].0.clone(), chunk.iter().map(|(_, life)| *life).collect()))
             .collect();
-        Self { lives }
+        Self { lives, bearings: Box::default() }
+    }
+
+    /// The same facts with the subscriptions that have claims of their own.
+    #[must_use]
+    pub fn with_bearings(self, mut bearings: Vec<Bearing>) -> Self {
+        bearings.sort_unstable_by_key(|bearing| bearing.id);
+        Self { bearings: bearings.into(), ..self }
+    }
+
+    /// The subscriptions that have claims of their own, ascending by id.
+    #[must_use]
+    pub fn bearings(&self) -> &[Bearing] {
+        &self.bearings
     }
 
     /// Roughly how many bytes of memory the facts take beyond their own size.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
         let of_scope = |(scope, lives): &(Scope, Box<[Life]>)| scope.as_str().len() + size_of_val(&**lives);
-        size_of_val(&*self.lives) + self.lives.iter().map(of_scope).sum::<usize>()
+        // The texts of its scopes are those that stand with the lives.
+        let of_bearing = |bearing: &Bearing| size_of_val(&*bearing.scopes) + bearing.claims.heap_bytes();
+        size_of_val(&*self.lives)
+            + self.lives.iter().map(of_scope).sum::<usize>()
+            + size_of_val(&*self.bearings)
+            + self.bearings.iter().map(of_bearing).sum::<usize>()
     }
 
     /// Whether the subject has no subscription at all.
@@ -101,7 +122,19 @@ impl Facts {
     /// held for ever, or not held.
     #[must_use]
     pub fn held_until(&self, scope: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let granting: Vec<_> = self.lives_of(scope).iter().flat_map(Life::granting).collect();
+        Self::held_by_any_until([self], scope, now)
+    }
+
+    /// The first instant after `now` at which none of several subjects holds the scope, when one holds it at `now`; none
+    /// when it is held for ever, or not held.
+    #[must_use]
+    pub fn held_by_any_until<'a>(
+        subjects: impl IntoIterator<Item = &'a Self>,
+        scope: &str,
+        now: DateTime<Utc>,
+    ) -> Option<DateTime<Utc>> {
+        let lives = subjects.into_iter().flat_map(|facts| facts.lives_of(scope));
+        let granting: Vec<_> = lives.flat_map(Life::granting).collect();
         Window::end_of_run(&granting, now)
     }
 

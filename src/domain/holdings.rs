@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
+    claims::Bearing,
     facts::{Facts, Standing},
     life::Life,
     scope::Scope,
@@ -30,6 +31,12 @@ impl Holdings {
         });
         let facts = Facts::new(named.iter().map(|(scope, _, life)| (scope.clone(), *life)).collect());
         Self { facts, named: named.into() }
+    }
+
+    /// The same holdings with the subscriptions that have claims of their own.
+    #[must_use]
+    pub fn with_bearings(self, bearings: Vec<Bearing>) -> Self {
+        Self { facts: self.facts.with_bearings(bearings), ..self }
     }
 
     /// What is known of the subject.

@@ -4,6 +4,7 @@
 //! a framework appears. The present is an argument (`now`), so every boundary can be tested on the instant.
 
 pub mod catalogue;
+pub mod claims;
 pub mod decision;
 pub mod entitlement;
 pub mod explain;

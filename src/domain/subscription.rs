@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
+    claims::{Claims, ClaimsPatch, TooLarge},
     external::{External, SourceVersion},
     life::{InvalidGrace, Life, Status, Term, Transition, TransitionError},
     scope::Scope,
@@ -68,6 +69,8 @@ pub struct Subscription {
     pub life: Life,
     /// What another system knows it by, if one does.
     pub external: Option<External>,
+    /// What a token is told while it grants one of its scopes.
+    pub claims: Claims,
     /// Counts its changes, from 1.
     pub version: i64,
     /// When it was recorded.
@@ -95,6 +98,8 @@ pub struct SubscriptionState {
     pub pause: Option<(DateTime<Utc>, Option<DateTime<Utc>>)>,
     /// The first instant at which it is canceled, if it is.
     pub canceled_at: Option<DateTime<Utc>>,
+    /// What a token is told while it grants one of its scopes.
+    pub claims: Claims,
 }
 
 /// A state that is refused.
@@ -139,6 +144,8 @@ pub struct SubscriptionPatch {
     pub valid_until: Option<Option<DateTime<Utc>>>,
     /// The new end of the grace after it: `Some(None)` takes the grace away.
     pub grace_until: Option<Option<DateTime<Utc>>>,
+    /// The change of its claims.
+    pub claims: Option<ClaimsPatch>,
 }
 
 /// A change of a subscription that is refused.
@@ -150,6 +157,9 @@ pub enum PatchError {
     /// The grace would not end after the window.
     #[error(transparent)]
     Grace(#[from] InvalidGrace),
+    /// There would be too many claims.
+    #[error(transparent)]
+    Claims(#[from] TooLarge),
     /// Its status does not allow a change.
     #[error(transparent)]
     Transition(#[from] TransitionError),
@@ -164,7 +174,16 @@ impl SubscriptionState {
         valid_from: Option<DateTime<Utc>>,
         valid_until: Option<DateTime<Utc>>,
     ) -> Self {
-        Self { subject, scopes, valid_from, valid_until, grace_until: None, pause: None, canceled_at: None }
+        Self {
+            subject,
+            scopes,
+            valid_from,
+            valid_until,
+            grace_until: None,
+            pause: None,
+            canceled_at: None,
+            claims: Claims::default(),
+        }
     }
 
     fn life(&self, from: DateTime<Utc>) -> Result<Life, StateError> {
@@ -190,8 +209,9 @@ impl Subscription {
         now: DateTime<Utc>,
     ) -> Result<Self, StateError> {
         let life = state.life(state.valid_from.unwrap_or(now))?;
-        let SubscriptionState { subject, scopes, .. } = state;
-        Ok(Self { id, subject, scopes, life, external, version: 1, created_at: now, updated_at: now, deleted_at: None })
+        let SubscriptionState { subject, scopes, claims, .. } = state;
+        let (created_at, updated_at) = (now, now);
+        Ok(Self { id, subject, scopes, life, external, claims, version: 1, created_at, updated_at, deleted_at: None })
     }
 
     /// The subscription after its source said all of it again, in a version of the source's or without one. A deleted
@@ -240,10 +260,12 @@ impl Subscription {
             return Err(StateError::AnotherSubject);
         }
         let life = state.life(state.valid_from.unwrap_or_else(|| self.life.term.window().from()))?;
-        if self.deleted_at.is_none() && life == self.life && state.scopes == self.scopes && external == self.external {
+        let SubscriptionState { scopes, claims, .. } = state;
+        let is_same = life == self.life && scopes == self.scopes && claims == self.claims && external == self.external;
+        if is_same && self.deleted_at.is_none() {
             return Ok(Put::Unchanged(self));
         }
-        Ok(Put::Changed(Self { scopes: state.scopes, life, external, deleted_at: None, ..self }.touched(now)))
+        Ok(Put::Changed(Self { scopes, life, external, claims, deleted_at: None, ..self }.touched(now)))
     }
 
     /// The status at `now`.
@@ -262,28 +284,30 @@ impl Subscription {
         Ok(Self { life, ..self }.touched(now))
     }
 
-    /// Changes its scopes, its window or the grace after it. An expired one may be extended; a patch that sets what is
+    /// Changes its scopes, its window, the grace after it or its claims. An expired one may be extended; a patch that sets what is
     /// there already leaves it, its version too, as it was.
     ///
     /// # Errors
     ///
-    /// [`PatchError`] when it is canceled, the window would hold nothing, or the grace would not end after it.
+    /// [`PatchError`] when it is canceled, the window would hold nothing, the grace would not end after it, or the claims
+    /// would be too large.
     pub fn patch(self, patch: SubscriptionPatch, now: DateTime<Utc>) -> Result<Self, PatchError> {
         match self.status(now) {
             Status::Scheduled | Status::Active | Status::Paused | Status::Grace | Status::Expired => {}
             Status::Canceled => return Err(TransitionError::Canceled.into()),
         }
-        let SubscriptionPatch { scopes, valid_from, valid_until, grace_until } = patch;
+        let SubscriptionPatch { scopes, valid_from, valid_until, grace_until, claims } = patch;
         let old = self.life.term;
         let from = valid_from.unwrap_or_else(|| old.window().from());
         let until = valid_until.unwrap_or_else(|| old.window().until());
         let grace_until = grace_until.unwrap_or_else(|| old.grace_until());
         let life = Life { term: Term::new(Window::new(from, until)?, grace_until)?, ..self.life };
         let scopes = scopes.unwrap_or_else(|| self.scopes.clone());
-        if life == self.life && scopes == self.scopes {
+        let claims = claims.map_or_else(|| Ok(self.claims.clone()), |patch| self.claims.patched(patch))?;
+        if life == self.life && scopes == self.scopes && claims == self.claims {
             return Ok(self);
         }
-        Ok(Self { life, scopes, ..self }.touched(now))
+        Ok(Self { life, scopes, claims, ..self }.touched(now))
     }
 
     /// The subscription after it was deleted.
@@ -332,6 +356,7 @@ mod tests {
             scopes: scopes(&["a", "b"]).expect("a set"),
             life,
             external: None,
+            claims: Claims::default(),
             version: 3,
             created_at: at(1),
             updated_at: at(2),

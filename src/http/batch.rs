@@ -25,7 +25,7 @@ use super::{
     wire::{FromObject, SubscriptionId, object, present},
 };
 use crate::{
-    domain::life::Transition,
+    domain::{claims::ClaimsPrefix, life::Transition},
     service::{
         self, Expected,
         subscription::{Outcome, Target, Write, Written},
@@ -182,7 +182,7 @@ impl BatchApi {
         let (mut places, mut refused, mut writes) = (Vec::new(), Vec::new(), Vec::new());
         for (index, item) in items.into_iter().enumerate() {
             let place = format!("#/items/{index}");
-            match item.parse(app.require_if_match, &place) {
+            match item.parse(app.require_if_match, app.service.claims_prefix(), &place) {
                 Ok((place, write)) => {
                     places.push(place);
                     writes.push(write);
@@ -233,7 +233,12 @@ fn items<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<BatchItem>, D
 
 impl BatchItem {
     /// The write, and the pointer to the member that says it.
-    fn parse(self, is_version_required: bool, place: &str) -> Result<(String, Write), Problem> {
+    fn parse(
+        self,
+        is_version_required: bool,
+        prefix: Option<&ClaimsPrefix>,
+        place: &str,
+    ) -> Result<(String, Write), Problem> {
         let Self { id, version, create, put, patch, cancel, uncancel, pause, resume, renew, delete, restore } = self;
         let expected = match version {
             Some(version) => Expected::Versions(vec![version]),
@@ -257,7 +262,7 @@ impl BatchItem {
                 return Err(undescribed(&format!("{place}/id"), "it does not go with what is new"));
             }
             let below = format!("{place}/{name}");
-            let new = body.parse().map_err(|problem| problem.below(&below))?;
+            let new = body.parse(prefix).map_err(|problem| problem.below(&below))?;
             let write = match (is_put, new.external) {
                 (true, None) => return Err(undescribed(&format!("{below}/externalId"), "the member is missing")),
                 (true, Some(external)) => {
@@ -275,7 +280,7 @@ impl BatchItem {
         writes.extend(put.map(|body| new("put", true, body)));
         writes.extend(patch.map(|body| {
             let (id, expected) = old()?;
-            let (subject, patch) = body.parse().map_err(|problem| problem.below(&format!("{place}/patch")))?;
+            let (subject, patch) = body.parse(prefix).map_err(|problem| problem.below(&format!("{place}/patch")))?;
             Ok(("patch", Write::Patch { id, expected, subject, patch }))
         }));
         writes.extend(cancel.map(|body| transition("cancel", body.parse().map(Transition::Cancel))));

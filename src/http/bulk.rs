@@ -267,7 +267,8 @@ pub fn import_file<'a>(
     file: impl Read + Send + 'static,
 ) -> impl Stream<Item = Result<(Vec<LineOutcome>, u64), Problem>> + 'a {
     let (sink, chunks) = mpsc::channel(WAITING);
-    let reading = tokio::task::spawn_blocking(move || read(format, file, sink));
+    let prefix = service.claims_prefix().cloned();
+    let reading = tokio::task::spawn_blocking(move || read(format, file, prefix.as_ref(), sink));
     futures_util::stream::try_unfold((chunks, Some(reading)), async move |(mut chunks, mut reading)| {
         if let Some(chunk) = chunks.recv().await {
             let bytes_read = chunk.bytes_read;

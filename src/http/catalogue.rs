@@ -13,6 +13,7 @@ use super::{
     App, Tag,
     auth::ManagementCaller,
     body::{Body, MergePatch, Ok200},
+    claims::ClaimsObject,
     page::{Cursor, Limit, Page},
     path_segment,
     problem::{self, FieldError, FieldErrors, Problem, Refusal},
@@ -22,6 +23,7 @@ use super::{
 use crate::{
     domain::{
         catalogue::{self, CatalogueScope, CatalogueScopePatch, Description, MAX_DESCRIPTION_LENGTH},
+        claims::ClaimsPrefix,
         scope::Scope,
     },
     service::catalogue::NewCatalogueScope,
@@ -61,6 +63,10 @@ pub struct ScopeBody {
     requires: Requires,
     /// Whether it is taken away from those who do not hold it. While false it is decided, counted and kept.
     enforced: bool,
+    /// What tokens are told while it is held; absent when there is nothing.
+    #[oai(skip_serializing_if_is_none)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    claims: Option<ClaimsObject>,
     /// Counts its changes, from 1.
     version: i64,
     /// When it was registered.
@@ -85,6 +91,12 @@ pub struct NewScope {
     /// Whether it is taken away from those who do not hold it; true when absent.
     #[serde(default, deserialize_with = "present")]
     enforced: Option<bool>,
+    /// What tokens are told while it is held: JSON values by name, at most 16, of at most 1,024 bytes
+    /// altogether, and no null in any. Each name begins with the prefix that the service is set to, goes on after it, and
+    /// has at most 128 printable ASCII characters without blank, quotes and backslash; `entitlements` and
+    /// `entitled_until` after the prefix are the service's own. Refused when it has no prefix.
+    #[serde(default, deserialize_with = "present")]
+    claims: Option<ClaimsObject>,
 }
 
 /// A change of a scope: absent members stay as they are.
@@ -104,6 +116,10 @@ pub struct ScopePatch {
     /// Whether it is taken away from those who do not hold it.
     #[serde(default, deserialize_with = "present")]
     enforced: Option<Option<bool>>,
+    /// The change of its claims, a merge patch itself: absent ones stay, null takes one away; null for all of them takes
+    /// all away.
+    #[serde(default, deserialize_with = "present")]
+    claims: Option<Option<ClaimsObject>>,
 }
 
 /// A page of scopes.
@@ -132,7 +148,7 @@ impl CatalogueApi {
         caller: ManagementCaller,
         new: Body<NewScope>,
     ) -> Result<Created<ScopeBody>, Refusal<problem::Create>> {
-        let scope = app.service.create_scope(caller.0, new.0.parse()?).await?;
+        let scope = app.service.create_scope(caller.0, new.0.parse(app.service.claims_prefix())?).await?;
         let location = format!("/v1/scopes/{}", path_segment(scope.name.as_str()));
         Ok(Created { version: scope.version, location, body: scope.into() })
     }
@@ -182,7 +198,7 @@ impl CatalogueApi {
     ) -> Result<Found<ScopeBody>, Refusal<problem::Change>> {
         let expected = if_match.expected(app.require_if_match)?;
         let name = named(&name.0)?;
-        let patch = patch.0.parse(&name)?;
+        let patch = patch.0.parse(&name, app.service.claims_prefix())?;
         let scope = app.service.patch_scope(caller.0, name, expected, patch).await?;
         Ok(Found { version: scope.version, body: scope.into() })
     }
@@ -217,12 +233,13 @@ fn parse_description(text: String) -> Result<Description, FieldError> {
 }
 
 impl NewScope {
-    fn parse(self) -> Result<NewCatalogueScope, Problem> {
-        let Self { name, description, requires, enforced } = self;
+    fn parse(self, prefix: Option<&ClaimsPrefix>) -> Result<NewCatalogueScope, Problem> {
+        let Self { name, description, requires, enforced, claims } = self;
         let mut errors = FieldErrors::default();
         let name = errors.take(name.parse("#/name"));
         let description = errors.take(description.map(parse_description).transpose());
-        let (Some(name), Some(description)) = (name, description) else {
+        let claims = errors.take(ClaimsObject::parse(claims, prefix));
+        let (Some(name), Some(description), Some(claims)) = (name, description, claims) else {
             return Err(errors.into());
         };
         Ok(NewCatalogueScope {
@@ -230,13 +247,14 @@ impl NewScope {
             description,
             requires: requires.map(Into::into).unwrap_or_default(),
             enforced: enforced.unwrap_or(true),
+            claims,
         })
     }
 }
 
 impl ScopePatch {
-    fn parse(self, of: &Scope) -> Result<CatalogueScopePatch, Problem> {
-        let Self { name, description, requires, enforced } = self;
+    fn parse(self, of: &Scope, prefix: Option<&ClaimsPrefix>) -> Result<CatalogueScopePatch, Problem> {
+        let Self { name, description, requires, enforced, claims } = self;
         let mut errors = FieldErrors::default();
         errors.refuse_null(&name, "#/name");
         errors.refuse_null(&requires, "#/requires");
@@ -245,20 +263,22 @@ impl ScopePatch {
             errors.take::<()>(Err(FieldError::new("#/name", "a scope's name never changes")));
         }
         let description = description.map(|text| errors.take(text.map(parse_description).transpose()).flatten());
+        let claims = claims.and_then(|claims| errors.take(ClaimsObject::parse_patch(claims, prefix)));
         errors.check()?;
         let (requires, enforced) = (requires.flatten().map(Into::into), enforced.flatten());
-        Ok(CatalogueScopePatch { description, requires, enforced })
+        Ok(CatalogueScopePatch { description, requires, enforced, claims })
     }
 }
 
 impl From<CatalogueScope> for ScopeBody {
     fn from(scope: CatalogueScope) -> Self {
-        let CatalogueScope { name, description, requires, enforced, version, created_at, updated_at } = scope;
+        let CatalogueScope { name, description, requires, enforced, claims, version, created_at, updated_at } = scope;
         Self {
             name: (&name).into(),
             description: description.map(|text| text.to_string()),
             requires: requires.into(),
             enforced,
+            claims: ClaimsObject::of(&claims),
             version,
             created_at: created_at.into(),
             updated_at: updated_at.into(),

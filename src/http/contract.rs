@@ -31,16 +31,18 @@ const CLOSED: [&str; 15] = [
 ];
 
 /// Members that may be null, by schema, and whether they must be there all the same: the library writes down neither.
-const NULLABLE: [(&str, &str, bool); 12] = [
+const NULLABLE: [(&str, &str, bool); 14] = [
     ("HookRequest", "user", false),
     ("NewSubscription", "validUntil", true),
     ("SubscriptionState", "validUntil", true),
     ("Subscription", "validUntil", true),
     ("SubscriptionPatch", "validUntil", false),
     ("SubscriptionPatch", "graceUntil", false),
+    ("SubscriptionPatch", "claims", false),
     ("Renewal", "validUntil", false),
     ("Renewal", "graceUntil", false),
     ("ScopePatch", "description", false),
+    ("ScopePatch", "claims", false),
     ("NewToken", "expiresAt", true),
     ("Token", "expiresAt", true),
     ("IssuedToken", "expiresAt", true),

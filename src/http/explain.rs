@@ -10,7 +10,8 @@ use super::{
     App, Tag,
     auth::ManagementCaller,
     body::{Body, Ok200},
-    hook::{Claims, HookRequest},
+    claims::ClaimsObject,
+    hook::HookRequest,
     problem::{self, Problem, Refusal},
     wire::{SubscriptionId, Timestamp, object, present},
 };
@@ -110,7 +111,7 @@ pub struct Explanation {
     /// What the current hook answers as `removeScopes`.
     remove_scopes: Vec<String>,
     /// What it answers as `additionalClaims`.
-    additional_claims: Claims,
+    additional_claims: ClaimsObject,
 }
 
 #[OpenApi(prefix_path = "/v1", tag = "Tag::Explanations")]
@@ -132,9 +133,9 @@ impl ExplainApi {
         let at = at.map(|at| at.parse("#/at")).transpose().map_err(|error| Problem::invalid_value(vec![error]))?;
         let (user, client, scopes) = (request.user(), request.client(), request.scopes());
         let question = question::ExplanationRequest { user, client, scopes: &scopes, at };
-        let (at, explanation) = app.service.explain(question).await?;
+        let (at, explanation, claims) = app.service.explain(question).await?;
         let remove_scopes = explanation.decision.removed().map(str::to_owned).collect();
-        let additional_claims = Claims::default();
+        let additional_claims = ClaimsObject(claims.claims);
         Ok(Ok200(Explanation { at: at.into(), scopes: explained(explanation)?, remove_scopes, additional_claims }))
     }
 }

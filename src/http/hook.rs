@@ -10,6 +10,7 @@ use super::{
     App,
     auth::HookCaller,
     body::{Body, Ok200},
+    claims::ClaimsObject,
     problem::{self, Refusal},
     wire::{nullable_object, object},
 };
@@ -69,13 +70,22 @@ pub struct HookParty {
 pub struct CustomizeAccessTokenResponse {
     /// The requested scopes that are to be removed; none of them is unrequested, and none is repeated.
     remove_scopes: Vec<String>,
-    /// Claims to add to the token.
-    additional_claims: Claims,
+    /// Claims to add to the token: an object with no null in it. It is empty unless the service is set to make claims and
+    /// one of the requested scopes stays because it is held: not because it is unmanaged, not enforced or unknown. Then
+    /// it has, each name after a prefix of the operator's choice:
+    ///
+    /// - `entitled_until`: the first of the ends below; absent when there is none.
+    /// - `entitlements`: an array with an object for each of those scopes, in requested order, of `scope` and `until`: the
+    ///   first instant at which it is no longer held by those who must hold it, if nothing is written meanwhile, in whole
+    ///   seconds since 1970, rounded down; absent when that never comes.
+    /// - the claims of the subscriptions that grant one of those scopes at this instant to somebody who must hold it.
+    /// - the claims of those scopes.
+    ///
+    /// Of several claims of one name a subscription's counts before a scope's, of subscriptions that of the one recorded
+    /// last, of scopes that of the one requested first. There are at most 4,096 bytes, as JSON. In the order of this list,
+    /// of what counts first, and then of their names, each claim is given that still fits; the others are left out.
+    additional_claims: ClaimsObject,
 }
-
-/// Claims to add to a token: an object, and never null.
-#[derive(Debug, Default, PartialEq, Eq, Object, Serialize)]
-pub struct Claims {}
 
 /// Which scopes remain.
 #[derive(Debug, PartialEq, Eq, Object, Serialize)]
@@ -100,9 +110,9 @@ impl HookApi {
         request: Body<HookRequest>,
     ) -> Answer<CustomizeAccessTokenResponse> {
         let scopes = request.0.scopes();
-        let decision = app.service.decide(decision_request(&request.0, &scopes, waited)).await?;
+        let (decision, claims) = app.service.customize(decision_request(&request.0, &scopes, waited)).await?;
         let remove_scopes = decision.removed().map(str::to_owned).collect();
-        Ok(Ok200(CustomizeAccessTokenResponse { remove_scopes, additional_claims: Claims::default() }))
+        Ok(Ok200(CustomizeAccessTokenResponse { remove_scopes, additional_claims: ClaimsObject(claims.claims) }))
     }
 
     /// Customize a token (older contract)

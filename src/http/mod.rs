@@ -17,6 +17,7 @@ pub mod batch;
 pub mod body;
 pub mod bulk;
 pub mod catalogue;
+pub mod claims;
 pub mod connection;
 pub mod contract;
 pub mod entitlement;

@@ -260,6 +260,7 @@ impl From<service::Error> for Problem {
             Error::Patch(error) => {
                 let pointer = match error {
                     PatchError::Grace(_) => "#/graceUntil",
+                    PatchError::Claims(_) => "#/claims",
                     PatchError::Window(_) | PatchError::Transition(_) => "#/validUntil",
                 };
                 Self::invalid_value(vec![FieldError::new(pointer, error)])
@@ -267,6 +268,7 @@ impl From<service::Error> for Problem {
             Error::ExternalIdExists => {
                 conflict("external_id_exists", "Another subscription, maybe a deleted one, has that external id.")
             }
+            Error::Claims(error) => Self::invalid_value(vec![FieldError::new("#/claims", error)]),
             Error::Transition(error) => Self::of_transition(*error),
             Error::NotDeleted => conflict("not_deleted", "The subscription was not deleted."),
             Error::KeyReused => Self {

@@ -16,6 +16,7 @@ use super::{
     App, Tag,
     auth::ManagementCaller,
     body::{Body, MergePatch, Ok200, Optional},
+    claims::ClaimsObject,
     page::{Cursor, Limit, Page},
     problem::{self, FieldError, FieldErrors, Problem, Refusal, undescribed},
     resource::{Created, Deleted, Found, IfMatch, Put},
@@ -26,6 +27,7 @@ use super::{
 };
 use crate::{
     domain::{
+        claims::ClaimsPrefix,
         external::{External, ExternalKey, SourceVersion},
         life::{self, RenewedEnd, Transition},
         scope::Scope,
@@ -153,6 +155,10 @@ pub struct SubscriptionBody {
     #[oai(skip_serializing_if_is_none)]
     #[serde(skip_serializing_if = "Option::is_none")]
     canceled_at: Option<Timestamp>,
+    /// What tokens are told while it grants one of their scopes; absent when there is nothing.
+    #[oai(skip_serializing_if_is_none)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    claims: Option<ClaimsObject>,
     /// What it is now.
     status: Status,
     /// The system that knows it by an id of its own; absent when none does.
@@ -208,6 +214,12 @@ pub struct NewSubscriptionBody {
     /// The first instant at which it is canceled. It may lie in the past.
     #[serde(default, deserialize_with = "present")]
     pub(super) canceled_at: Option<Timestamp>,
+    /// What tokens are told while it grants one of their scopes: JSON values by name, at most 16, of at most 1,024 bytes
+    /// altogether, and no null in any. Each name begins with the prefix that the service is set to, goes on after it, and
+    /// has at most 128 printable ASCII characters without blank, quotes and backslash; `entitlements` and
+    /// `entitled_until` after the prefix are the service's own. Refused when it has no prefix.
+    #[serde(default, deserialize_with = "present")]
+    pub(super) claims: Option<ClaimsObject>,
     /// The system that knows it by an id of its own.
     #[serde(default, deserialize_with = "present")]
     pub(super) source: Option<SourceText>,
@@ -249,6 +261,12 @@ pub struct SubscriptionStateBody {
     /// The first instant at which it is canceled. It may lie in the past.
     #[serde(default, deserialize_with = "present")]
     canceled_at: Option<Timestamp>,
+    /// What tokens are told while it grants one of their scopes: JSON values by name, at most 16, of at most 1,024 bytes
+    /// altogether, and no null in any. Each name begins with the prefix that the service is set to, goes on after it, and
+    /// has at most 128 printable ASCII characters without blank, quotes and backslash; `entitlements` and
+    /// `entitled_until` after the prefix are the service's own. Refused when it has no prefix.
+    #[serde(default, deserialize_with = "present")]
+    claims: Option<ClaimsObject>,
     /// That system's version of this: a whole number that grows with every change there.
     #[oai(validator(minimum(value = "0")))]
     #[serde(default, deserialize_with = "present")]
@@ -276,6 +294,10 @@ pub struct SubscriptionPatchBody {
     /// The first instant after a grace that follows the window; null takes the grace away.
     #[serde(default, deserialize_with = "present")]
     grace_until: Option<Option<Timestamp>>,
+    /// The change of its claims, a merge patch itself: absent ones stay, null takes one away; null for all of them takes
+    /// all away.
+    #[serde(default, deserialize_with = "present")]
+    claims: Option<Option<ClaimsObject>>,
 }
 
 /// When to cancel: now, when no body or an empty object is given.
@@ -366,7 +388,11 @@ impl SubscriptionApi {
         caller: ManagementCaller,
         new: Body<NewSubscriptionBody>,
     ) -> Result<Created<SubscriptionBody>, Refusal<problem::Create>> {
-        let shown = app.service.write_subscription(caller.0, Write::Create(new.0.parse()?)).await?.shown;
+        let shown = app
+            .service
+            .write_subscription(caller.0, Write::Create(new.0.parse(app.service.claims_prefix())?))
+            .await?
+            .shown;
         Ok(Created { version: shown.subscription.version, location: location(&shown), body: shown.into() })
     }
 
@@ -391,7 +417,7 @@ impl SubscriptionApi {
         state: Body<SubscriptionStateBody>,
     ) -> Result<Put<SubscriptionBody>, Refusal<problem::Put>> {
         let key = external_key(&source.0, &external_id.0)?;
-        let write = state.0.parse(key, if_match.expected(false)?)?;
+        let write = state.0.parse(key, if_match.expected(false)?, app.service.claims_prefix())?;
         let Written { shown, outcome } = app.service.write_subscription(caller.0, write).await?;
         let version = shown.subscription.version;
         Ok(match outcome {
@@ -498,7 +524,7 @@ impl SubscriptionApi {
     ) -> Result<Found<SubscriptionBody>, Refusal<problem::Change>> {
         let expected = if_match.expected(app.require_if_match)?;
         let id = identified(&id.0)?;
-        let (subject, patch) = patch.0.parse()?;
+        let (subject, patch) = patch.0.parse(app.service.claims_prefix())?;
         let write = Write::Patch { id, expected, subject, patch };
         Ok(found(app.service.write_subscription(caller.0, write).await?.shown))
     }
@@ -790,6 +816,7 @@ fn parse_state(
     subject: SubjectBody,
     scopes: &[ScopeToken],
     instants: Instants,
+    claims: (Option<ClaimsObject>, Option<&ClaimsPrefix>),
     errors: &mut FieldErrors,
 ) -> Option<SubscriptionState> {
     let Instants { valid_from, valid_until, grace_until, paused_from, paused_until, canceled_at } = instants;
@@ -801,6 +828,7 @@ fn parse_state(
     let paused_from = parse_instant(paused_from.as_ref(), "#/pausedFrom", errors);
     let paused_until = parse_instant(paused_until.as_ref(), "#/pausedUntil", errors);
     let canceled_at = parse_instant(canceled_at.as_ref(), "#/canceledAt", errors);
+    let claims = errors.take(ClaimsObject::parse(claims.0, claims.1));
     let pause = match (paused_from?, paused_until?) {
         (Some(from), until) => Some((from, until)),
         (None, None) => None,
@@ -816,6 +844,7 @@ fn parse_state(
         grace_until: grace_until?,
         pause,
         canceled_at: canceled_at?,
+        claims: claims?,
     })
 }
 
@@ -830,12 +859,12 @@ impl NewSubscriptionBody {
     /// # Errors
     ///
     /// 422, naming the members that are wrong; 400 for an external id without its source, or the other way round.
-    pub fn parse(self) -> Result<NewSubscription, Problem> {
+    pub fn parse(self, prefix: Option<&ClaimsPrefix>) -> Result<NewSubscription, Problem> {
         let Self { subject, scopes, valid_from, valid_until, grace_until, .. } = self;
-        let Self { paused_from, paused_until, canceled_at, source, external_id, source_version, .. } = self;
+        let Self { paused_from, paused_until, canceled_at, source, external_id, source_version, claims, .. } = self;
         let mut errors = FieldErrors::default();
         let instants = Instants { valid_from, valid_until, grace_until, paused_from, paused_until, canceled_at };
-        let state = parse_state(subject, &scopes, instants, &mut errors);
+        let state = parse_state(subject, &scopes, instants, (claims, prefix), &mut errors);
         let key = match (source, external_id) {
             (Some(source), Some(id)) => {
                 let (source, id) = (source.parse("#/source"), id.parse("#/externalId"));
@@ -867,12 +896,12 @@ impl SubscriptionStateBody {
     /// # Errors
     ///
     /// 422, naming the members that are wrong.
-    pub fn parse(self, key: ExternalKey, expected: Expected) -> Result<Write, Problem> {
+    pub fn parse(self, key: ExternalKey, expected: Expected, prefix: Option<&ClaimsPrefix>) -> Result<Write, Problem> {
         let Self { subject, scopes, valid_from, valid_until, grace_until, .. } = self;
-        let Self { paused_from, paused_until, canceled_at, source_version, .. } = self;
+        let Self { paused_from, paused_until, canceled_at, source_version, claims, .. } = self;
         let mut errors = FieldErrors::default();
         let instants = Instants { valid_from, valid_until, grace_until, paused_from, paused_until, canceled_at };
-        let state = parse_state(subject, &scopes, instants, &mut errors);
+        let state = parse_state(subject, &scopes, instants, (claims, prefix), &mut errors);
         let version = parse_source_version(source_version, &mut errors);
         match (state, version) {
             (Some(state), Some(version)) if errors.is_empty() => {
@@ -890,8 +919,8 @@ impl SubscriptionPatchBody {
     /// # Errors
     ///
     /// 422, naming the members that are wrong.
-    pub fn parse(self) -> Result<(Option<Subject>, SubscriptionPatch), Problem> {
-        let Self { subject, scopes, valid_from, valid_until, grace_until } = self;
+    pub fn parse(self, prefix: Option<&ClaimsPrefix>) -> Result<(Option<Subject>, SubscriptionPatch), Problem> {
+        let Self { subject, scopes, valid_from, valid_until, grace_until, claims } = self;
         let mut errors = FieldErrors::default();
         errors.refuse_null(&subject, "#/subject");
         errors.refuse_null(&scopes, "#/scopes");
@@ -901,8 +930,9 @@ impl SubscriptionPatchBody {
         let valid_from = parse_instant(valid_from.flatten().as_ref(), "#/validFrom", &mut errors).flatten();
         let valid_until = valid_until.map(|until| parse_instant(until.as_ref(), "#/validUntil", &mut errors).flatten());
         let grace_until = grace_until.map(|until| parse_instant(until.as_ref(), "#/graceUntil", &mut errors).flatten());
+        let claims = claims.and_then(|claims| errors.take(ClaimsObject::parse_patch(claims, prefix)));
         errors.check()?;
-        Ok((subject, SubscriptionPatch { scopes, valid_from, valid_until, grace_until }))
+        Ok((subject, SubscriptionPatch { scopes, valid_from, valid_until, grace_until, claims }))
     }
 }
 
@@ -979,7 +1009,7 @@ impl From<Subject> for SubjectBody {
 impl From<Shown> for SubscriptionBody {
     fn from(Shown { subscription, now }: Shown) -> Self {
         let status = subscription.status(now).into();
-        let Subscription { id, subject, scopes, life, external, version, created_at, updated_at, deleted_at } =
+        let Subscription { id, subject, scopes, life, external, claims, version, created_at, updated_at, deleted_at } =
             subscription;
         let source_version = external.as_ref().and_then(|external| external.version).map(SourceVersion::get);
         let key = external.map(|external| external.key);
@@ -993,6 +1023,7 @@ impl From<Shown> for SubscriptionBody {
             paused_from: life.pause.map(|pause| pause.from().into()),
             paused_until: life.pause.and_then(|pause| pause.until()).map(Into::into),
             canceled_at: life.canceled_at.map(Into::into),
+            claims: ClaimsObject::of(&claims),
             status,
             source: key.as_ref().map(|key| SourceText(key.source.as_str().to_owned())),
             external_id: key.as_ref().map(|key| ExternalIdText(key.id.as_str().to_owned())),
@@ -1007,7 +1038,7 @@ impl From<Shown> for SubscriptionBody {
 
 impl SubscriptionBody {
     /// Its values, in the order of the columns of a file: an empty one is not there.
-    pub(super) fn columns(&self) -> [String; 18] {
+    pub(super) fn columns(&self) -> [String; 19] {
         let instant = |timestamp: &Option<Timestamp>| timestamp.as_ref().map(|at| at.0.clone()).unwrap_or_default();
         let scopes: Vec<&str> = self.scopes.iter().map(|scope| scope.0.as_str()).collect();
         [
@@ -1023,6 +1054,7 @@ impl SubscriptionBody {
             instant(&self.paused_from),
             instant(&self.paused_until),
             instant(&self.canceled_at),
+            self.claims.as_ref().and_then(|claims| serde_json::to_string(claims).ok()).unwrap_or_default(),
             self.id.0.clone(),
             life::Status::from(self.status).as_str().to_owned(),
             self.version.to_string(),

@@ -13,6 +13,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::{
     body,
+    claims::ClaimsObject,
     problem::{Problem, undescribed},
     subscription::{NewSubscriptionBody, SubjectBody, SubjectType, SubscriptionBody},
     wire::{
@@ -21,7 +22,7 @@ use super::{
     },
 };
 use crate::{
-    domain::subject,
+    domain::{claims::ClaimsPrefix, subject},
     service::{
         bulk::Item,
         subscription::{NewSubscription, Target},
@@ -103,7 +104,7 @@ pub enum ReadError {
 }
 
 /// The columns of a file of comma-separated values, those first that an import needs.
-const COLUMNS: [&str; 18] = [
+const COLUMNS: [&str; 19] = [
     "source",
     "externalId",
     "sourceVersion",
@@ -116,6 +117,7 @@ const COLUMNS: [&str; 18] = [
     "pausedFrom",
     "pausedUntil",
     "canceledAt",
+    "claims",
     "id",
     "status",
     "version",
@@ -148,6 +150,8 @@ struct JsonLine {
     #[serde(default, deserialize_with = "present")]
     canceled_at: Option<Timestamp>,
     #[serde(default, deserialize_with = "present")]
+    claims: Option<ClaimsObject>,
+    #[serde(default, deserialize_with = "present")]
     source: Option<SourceText>,
     #[serde(default, deserialize_with = "present")]
     external_id: Option<ExternalIdText>,
@@ -179,6 +183,8 @@ struct CsvRecord {
     paused_from: Option<Timestamp>,
     paused_until: Option<Timestamp>,
     canceled_at: Option<Timestamp>,
+    /// In JSON.
+    claims: Option<String>,
     source: Option<SourceText>,
     external_id: Option<ExternalIdText>,
     source_version: Option<i64>,
@@ -188,9 +194,11 @@ fn subject_type<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Sub
     word(deserializer, |text| subject::SubjectType::parse(text).map(Into::into), &["user", "client"])
 }
 
-impl From<CsvRecord> for JsonLine {
-    fn from(record: CsvRecord) -> Self {
-        Self {
+impl CsvRecord {
+    fn line(self) -> Result<JsonLine, Problem> {
+        let record = self;
+        let claims = record.claims.map(|claims| body::parse(claims.as_bytes())).transpose();
+        Ok(JsonLine {
             id: record.id,
             subject: SubjectBody::new(record.subject_type, SubjectIdText(record.subject_id)),
             scopes: record
@@ -205,6 +213,7 @@ impl From<CsvRecord> for JsonLine {
             paused_from: record.paused_from,
             paused_until: record.paused_until,
             canceled_at: record.canceled_at,
+            claims: claims.map_err(|_| undescribed("#/claims", "expected a JSON object"))?,
             source: record.source,
             external_id: record.external_id,
             source_version: record.source_version,
@@ -212,12 +221,12 @@ impl From<CsvRecord> for JsonLine {
             _version: IgnoredAny,
             _created_at: IgnoredAny,
             _updated_at: IgnoredAny,
-        }
+        })
     }
 }
 
 impl JsonLine {
-    fn item(self) -> Result<Item, Problem> {
+    fn item(self, prefix: Option<&ClaimsPrefix>) -> Result<Item, Problem> {
         let id = self.id;
         let body = NewSubscriptionBody {
             subject: self.subject,
@@ -228,11 +237,12 @@ impl JsonLine {
             paused_from: self.paused_from,
             paused_until: self.paused_until,
             canceled_at: self.canceled_at,
+            claims: self.claims,
             source: self.source,
             external_id: self.external_id,
             source_version: self.source_version,
         };
-        let NewSubscription { state, external } = body.parse()?;
+        let NewSubscription { state, external } = body.parse(prefix)?;
         let target = match (external, id) {
             (Some(external), _) => Target::External(external),
             (None, Some(id)) => {
@@ -279,11 +289,16 @@ impl Gatherer {
 /// # Errors
 ///
 /// [`ReadError`] when the file cannot be read to its end. What was read before was passed on.
-pub fn read(format: Format, file: impl Read, sink: Sender<Chunk>) -> Result<(), ReadError> {
+pub fn read(
+    format: Format,
+    file: impl Read,
+    prefix: Option<&ClaimsPrefix>,
+    sink: Sender<Chunk>,
+) -> Result<(), ReadError> {
     let mut gatherer = Gatherer { chunk: Chunk::default(), bytes: 0, sink };
     match format {
-        Format::Ndjson => read_ndjson(file, &mut gatherer)?,
-        Format::Csv => read_csv(file, &mut gatherer)?,
+        Format::Ndjson => read_ndjson(file, prefix, &mut gatherer)?,
+        Format::Csv => read_csv(file, prefix, &mut gatherer)?,
     }
     if !gatherer.chunk.lines.is_empty() {
         gatherer.pass_on();
@@ -291,7 +306,7 @@ pub fn read(format: Format, file: impl Read, sink: Sender<Chunk>) -> Result<(), 
     Ok(())
 }
 
-fn read_ndjson(file: impl Read, gatherer: &mut Gatherer) -> Result<(), ReadError> {
+fn read_ndjson(file: impl Read, prefix: Option<&ClaimsPrefix>, gatherer: &mut Gatherer) -> Result<(), ReadError> {
     let mut file = BufReader::with_capacity(64 * 1024, file);
     let (mut line, mut number, mut bytes_read) = (Vec::new(), 0, 0);
     loop {
@@ -311,7 +326,11 @@ fn read_ndjson(file: impl Read, gatherer: &mut Gatherer) -> Result<(), ReadError
         if text.is_empty() {
             continue;
         }
-        let item = if is_too_long { Err(too_long()) } else { body::parse::<JsonLine>(text).and_then(JsonLine::item) };
+        let item = if is_too_long {
+            Err(too_long())
+        } else {
+            body::parse::<JsonLine>(text).and_then(|line| line.item(prefix))
+        };
         if !gatherer.add(Line { number, item }, length.min(MAX_LINE_BYTES), bytes_read) {
             return Ok(());
         }
@@ -333,7 +352,7 @@ fn skip_line(file: &mut impl BufRead) -> io::Result<usize> {
     }
 }
 
-fn read_csv(file: impl Read, gatherer: &mut Gatherer) -> Result<(), ReadError> {
+fn read_csv(file: impl Read, prefix: Option<&ClaimsPrefix>, gatherer: &mut Gatherer) -> Result<(), ReadError> {
     // A quote that is never closed would take the rest of the file for one field.
     let mut reader = csv::ReaderBuilder::new().flexible(false).from_reader(Bounded { file, since_record: 0 });
     let headers = reader.headers().map_err(broken)?.clone();
@@ -365,7 +384,7 @@ fn read_csv(file: impl Read, gatherer: &mut Gatherer) -> Result<(), ReadError> {
             Ok(true) => record
                 .deserialize::<CsvRecord>(Some(&headers))
                 .map_err(|error| of_csv(&error, &headers))
-                .and_then(|record| JsonLine::from(record).item()),
+                .and_then(|record| record.line()?.item(prefix)),
             Err(error) => match error.kind() {
                 csv::ErrorKind::Io(_) => return Err(broken(error)),
                 _ => Err(of_csv(&error, &headers)),

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     domain::{
         catalogue::{CatalogueScope, CatalogueScopePatch, Description, Requires},
+        claims::Claims,
         scope::Scope,
     },
     store::{
@@ -30,6 +31,8 @@ pub struct NewCatalogueScope {
     pub requires: Requires,
     /// Whether it is taken away from those who do not.
     pub enforced: bool,
+    /// What a token is told while it is held.
+    pub claims: Claims,
 }
 
 impl Service {
@@ -42,9 +45,10 @@ impl Service {
         let service = Arc::clone(self);
         to_its_end(async move {
             let now = service.clock.now();
-            let NewCatalogueScope { name, description, requires, enforced } = new;
+            let NewCatalogueScope { name, description, requires, enforced, claims } = new;
+            let (version, created_at, updated_at) = (1, now, now);
             let scope =
-                CatalogueScope { name, description, requires, enforced, version: 1, created_at: now, updated_at: now };
+                CatalogueScope { name, description, requires, enforced, claims, version, created_at, updated_at };
             let once = service.once(&origin)?;
             let transaction = match once.begin(&service.database, now).await? {
                 Begun::Now(transaction) => transaction,
@@ -88,7 +92,7 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`], or [`Error::VersionMismatch`] when it is at another version than expected.
+    /// [`Error::NotFound`]; [`Error::VersionMismatch`] when it is at another version than expected; [`Error::Claims`].
     pub async fn patch_scope(
         self: &Arc<Self>,
         origin: Origin,
@@ -102,7 +106,7 @@ impl Service {
             let transaction = service.database.begin().await?;
             let old = store::catalogue::lock(&transaction, &name).await?.ok_or(Error::NotFound)?;
             expected.check(old.version)?;
-            let new = old.clone().patch(patch, now);
+            let new = old.clone().patch(patch, now)?;
             if new.version == old.version {
                 return Ok(new);
             }

@@ -8,10 +8,14 @@ use std::{
 use super::{Error, Result, Service, cache::Found, metrics::Freshness};
 use crate::domain::{
     catalogue::Requires,
+    claims::{AdditionalClaims, ClaimsPrefix, additional},
     decision::{Decision, Knowledge, Parties, Stance, decide},
     facts::Facts,
     subject::Subject,
 };
+
+/// How long the log is not told again that claims were left out.
+const TELL_LEFT_OUT_AGAIN: Duration = Duration::from_mins(1);
 
 /// What a party that holds nothing holds.
 static NOTHING: LazyLock<Facts> = LazyLock::new(Facts::default);
@@ -46,6 +50,45 @@ impl Service {
     /// [`Error::Unknown`] when what the decision needs is not known, the database cannot be asked, and the policy is
     /// to say so: a guess would lock people out, or let them in.
     pub async fn decide<'a>(&self, request: DecisionRequest<'a>) -> Result<Decision<'a>> {
+        let (decision, _) = self.answer(request, None).await?;
+        Ok(decision)
+    }
+
+    /// Decides which of the requested scopes stay, and what the token is told about them.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Service::decide`]: what is told never costs an answer.
+    pub async fn customize<'a>(&self, request: DecisionRequest<'a>) -> Result<(Decision<'a>, AdditionalClaims)> {
+        let (decision, claims) = self.answer(request, self.claims_prefix()).await?;
+        if claims.left_out > 0 {
+            self.metrics.count_claims_left_out(claims.left_out);
+            self.tell_left_out(claims.left_out);
+        }
+        Ok((decision, claims))
+    }
+
+    /// What the names of claims begin with; none when no claims are made.
+    #[must_use]
+    pub fn claims_prefix(&self) -> Option<&ClaimsPrefix> {
+        self.policy.claims_prefix.as_ref()
+    }
+
+    /// Tells the log of claims that had no room, now and then: every request of the same subject has none for them.
+    fn tell_left_out(&self, left_out: usize) {
+        // Whoever finds it taken leaves the telling to the one who has it.
+        let Ok(mut told) = self.left_out_told.try_lock() else { return };
+        if told.is_none_or(|told| told.elapsed() >= TELL_LEFT_OUT_AGAIN) {
+            *told = Some(Instant::now());
+            tracing::warn!(left_out, "claims were left out of an answer that had no room for them");
+        }
+    }
+
+    async fn answer<'a>(
+        &self,
+        request: DecisionRequest<'a>,
+        prefix: Option<&ClaimsPrefix>,
+    ) -> Result<(Decision<'a>, AdditionalClaims)> {
         let DecisionRequest { user, client, scopes, waited } = request;
         let now = self.clock.now();
         let left = self.policy.hook_timeout.saturating_sub(waited);
@@ -90,7 +133,8 @@ impl Service {
         let stance = Stance { unmanaged: self.policy.unmanaged, on_unknown: self.policy.on_unknown };
         let decision = decide(&catalogue, stance, parties, scopes, now).map_err(|_| Error::Unknown)?;
         self.metrics.count_decision(&decision);
-        Ok(decision)
+        let claims = prefix.map(|prefix| additional(prefix, &catalogue, parties, &decision.outcomes, now));
+        Ok((decision, claims.unwrap_or_default()))
     }
 }
 

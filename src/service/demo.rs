@@ -11,6 +11,7 @@ use super::{
 };
 use crate::domain::{
     catalogue::{Description, Requires},
+    claims::Claims,
     life::{Cancellation, Status, Transition},
     scope::Scope,
     subject::{Subject, SubjectId, SubjectType},
@@ -76,7 +77,8 @@ impl Service {
         let origin = || Origin { actor: "demo".to_owned(), request_id: "demo".to_owned(), idempotency: None };
         for (name, description, requires, enforced) in SCOPES {
             let description = Description::parse(description.to_owned()).ok();
-            let new = NewCatalogueScope { name: scope(name), description, requires, enforced };
+            let new =
+                NewCatalogueScope { name: scope(name), description, requires, enforced, claims: Claims::default() };
             self.create_scope(origin(), new).await?;
         }
         let now = self.now();
@@ -90,6 +92,7 @@ impl Service {
                 grace_until: example.grace_until.map(|days| now + TimeDelta::days(days)),
                 pause: None,
                 canceled_at: None,
+                claims: Claims::default(),
             };
             let create = Write::Create(NewSubscription { state, external: None });
             let created = self.write_subscription(origin(), create).await?.shown.subscription;

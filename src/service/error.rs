@@ -2,6 +2,7 @@
 
 use crate::{
     domain::{
+        claims::TooLarge,
         life::TransitionError,
         scope::Scope,
         subscription::{PatchError, StateError},
@@ -43,6 +44,9 @@ pub enum Error {
     /// Another subscription is known by that external id, be it a deleted one.
     #[error("a subscription of that external id exists")]
     ExternalIdExists,
+    /// The claims would be too many, or too long.
+    #[error(transparent)]
+    Claims(#[from] TooLarge),
     /// The resource's status does not allow it.
     #[error(transparent)]
     Transition(#[from] TransitionError),
@@ -105,7 +109,7 @@ impl From<PatchError> for Error {
     fn from(error: PatchError) -> Self {
         match error {
             PatchError::Transition(error) => error.into(),
-            error @ (PatchError::Window(_) | PatchError::Grace(_)) => Self::Patch(error),
+            error @ (PatchError::Window(_) | PatchError::Grace(_) | PatchError::Claims(_)) => Self::Patch(error),
         }
     }
 }

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::{Error, Result, Service, decision::Party};
 use crate::domain::{
+    claims::{AdditionalClaims, additional},
     explain::{Explanation, Parties, explain},
     holdings::Holdings,
     subject::Subject,
@@ -23,7 +24,8 @@ pub struct ExplanationRequest<'a> {
 }
 
 impl Service {
-    /// What a hook request would be answered at an instant, and what that rests on: the instant, and the explanation.
+    /// What a hook request would be answered at an instant, and what that rests on: the instant, the explanation, and the
+    /// claims that the current hook adds.
     ///
     /// It reads the database and not the cache, so support staff see what is recorded; and nothing of it is unknown, so
     /// what is done with the unknown makes no difference.
@@ -31,7 +33,10 @@ impl Service {
     /// # Errors
     ///
     /// [`super::Error::Store`] when the database cannot be asked.
-    pub async fn explain<'a>(&self, request: ExplanationRequest<'a>) -> Result<(DateTime<Utc>, Explanation<'a>)> {
+    pub async fn explain<'a>(
+        &self,
+        request: ExplanationRequest<'a>,
+    ) -> Result<(DateTime<Utc>, Explanation<'a>, AdditionalClaims)> {
         let ExplanationRequest { user, client, scopes, at } = request;
         let at = at.unwrap_or_else(|| self.clock.now());
         let subject = |party: &Party| match party {
@@ -47,6 +52,9 @@ impl Service {
             subjects.map(|subject| subject.and_then(|_| found.next()).unwrap_or_else(Holdings::default));
         let parties = Parties { user: user.is_some().then_some(&of_user), client: &of_client };
         let explanation = explain(&catalogue, self.policy.unmanaged, parties, scopes, at);
-        Ok((at, explanation.map_err(|_| Error::Unknown)?))
+        let explanation = explanation.map_err(|_| Error::Unknown)?;
+        let outcomes = &explanation.decision.outcomes;
+        let claims = self.claims_prefix().map(|prefix| additional(prefix, &catalogue, parties.known(), outcomes, at));
+        Ok((at, explanation, claims.unwrap_or_default()))
     }
 }

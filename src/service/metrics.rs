@@ -172,6 +172,7 @@ pub struct Metrics {
     decisions: [[IntCounter; Reason::ALL.len()]; 2],
     removed: IntCounter,
     unenforced: [IntCounter; Reason::ALL.len()],
+    claims_left_out: IntCounter,
     cache_hits: IntCounter,
     cache_misses: IntCounter,
     cache_loads: IntCounter,
@@ -279,6 +280,10 @@ impl Metrics {
             decisions,
             removed: removed.clone(),
             unenforced,
+            claims_left_out: IntCounter::new(
+                "tollgate_claims_left_out_total",
+                "Claims that were left out of answers that had no room for them.",
+            )?,
             cache_hits: lookups.with_label_values(&["hit"]),
             cache_misses: lookups.with_label_values(&["miss"]),
             cache_loads: IntCounter::new(
@@ -371,6 +376,7 @@ impl Metrics {
             Box::new(decision_counts),
             Box::new(removed),
             Box::new(unenforced_counts),
+            Box::new(metrics.claims_left_out.clone()),
             Box::new(lookups),
             Box::new(metrics.cache_loads.clone()),
             Box::new(metrics.cache_loaded_subjects.clone()),
@@ -555,6 +561,11 @@ impl Metrics {
             store::Error::Unexpected(_) => "unexpected",
         };
         self.database_errors.with_label_values(&[kind]).inc();
+    }
+
+    /// Counts claims that an answer had no room for.
+    pub fn count_claims_left_out(&self, count: usize) {
+        self.claims_left_out.inc_by(count as u64);
     }
 
     /// Sets the gauges of the pools.

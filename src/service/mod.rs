@@ -6,7 +6,7 @@
 
 use std::{
     fmt::Write as _,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -16,6 +16,7 @@ use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::{
     domain::{
+        claims::ClaimsPrefix,
         decision::{OnUnknown, Unmanaged},
         subject::Subject,
     },
@@ -52,12 +53,14 @@ pub use metrics::Metrics;
 use token::Uses;
 
 /// What an operator decides about the rules.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Policy {
     /// What happens to scopes that are not in the catalogue.
     pub unmanaged: Unmanaged,
     /// What happens to managed scopes when nothing is known of whether they are held.
     pub on_unknown: OnUnknown,
+    /// What the names of claims in tokens begin with; without it, no claims are made.
+    pub claims_prefix: Option<ClaimsPrefix>,
     /// How long facts are believed without asking again: it bounds how long a write by hand in the database goes
     /// unnoticed.
     pub max_age: Duration,
@@ -74,6 +77,7 @@ impl Default for Policy {
         Self {
             unmanaged: Unmanaged::default(),
             on_unknown: OnUnknown::default(),
+            claims_prefix: None,
             max_age: Duration::from_mins(1),
             max_stale: Duration::from_mins(10),
             hook_timeout: Duration::from_millis(400),
@@ -146,6 +150,8 @@ pub struct Service {
     feed: Arc<Feed>,
     metrics: Arc<Metrics>,
     policy: Policy,
+    /// When the log was last told that claims were left out.
+    left_out_told: Mutex<Option<Instant>>,
 }
 
 impl Service {
@@ -195,6 +201,7 @@ impl Service {
             feed,
             metrics,
             policy,
+            left_out_told: Mutex::default(),
         })
     }
 

@@ -13,6 +13,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{
+    catalogue::claims_column,
     database::Database,
     error::{Error, Result},
     image,
@@ -33,10 +34,10 @@ const KNOWN_SCOPES: &str = "SELECT name FROM catalogue_scope WHERE name = ANY ($
 
 const SUBSCRIPTIONS: &str = "
 INSERT INTO subscription (id, subject_type, subject_id, valid_from, valid_until, grace_until, paused_from, paused_until,
-    canceled_at, source, external_id, source_version, version, created_at, updated_at)
-SELECT *, 1, $13, $13
+    canceled_at, claims, source, external_id, source_version, version, created_at, updated_at)
+SELECT *, 1, $14, $14
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[],
-    $7::timestamptz[], $8::timestamptz[], $9::timestamptz[], $10::text[], $11::text[], $12::bigint[])";
+    $7::timestamptz[], $8::timestamptz[], $9::timestamptz[], $10::text[], $11::text[], $12::text[], $13::bigint[])";
 
 const SCOPES: &str =
     "INSERT INTO subscription_scope (subscription_id, scope) SELECT * FROM unnest($1::uuid[], $2::text[])";
@@ -74,6 +75,7 @@ pub struct Rows {
     paused_from: Vec<Option<DateTime<Utc>>>,
     paused_until: Vec<Option<DateTime<Utc>>>,
     canceled_at: Vec<Option<DateTime<Utc>>>,
+    claims: Vec<Option<String>>,
     sources: Vec<Option<String>>,
     external_ids: Vec<Option<String>>,
     source_versions: Vec<Option<i64>>,
@@ -95,6 +97,7 @@ impl Rows {
                 scopes,
                 life,
                 external,
+                claims,
                 version: _,
                 created_at: _,
                 updated_at: _,
@@ -109,6 +112,7 @@ impl Rows {
             rows.paused_from.push(life.pause.map(|pause| pause.from()));
             rows.paused_until.push(life.pause.and_then(|pause| pause.until()));
             rows.canceled_at.push(life.canceled_at);
+            rows.claims.push(claims_column(claims));
             rows.sources.push(external.as_ref().map(|external| external.key.source.as_str().to_owned()));
             rows.external_ids.push(external.as_ref().map(|external| external.key.id.as_str().to_owned()));
             let version = external.as_ref().and_then(|external| external.version);
@@ -194,6 +198,7 @@ pub async fn insert(connection: &mut PgConnection, rows: Rows, recording: Record
         .bind(rows.paused_from)
         .bind(rows.paused_until)
         .bind(rows.canceled_at)
+        .bind(rows.claims)
         .bind(rows.sources)
         .bind(rows.external_ids)
         .bind(rows.source_versions)

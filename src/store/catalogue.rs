@@ -1,5 +1,7 @@
 //! Queries of the catalogue.
 
+use std::collections::HashMap;
+
 use entity::catalogue::{ActiveModel, Column, Entity, Model};
 use sea_orm::{
     ActiveModelTrait as _, ColumnTrait as _, ConnectionTrait, DatabaseTransaction, EntityTrait as _, QueryFilter as _,
@@ -12,10 +14,11 @@ use super::{
 };
 use crate::domain::{
     catalogue::{Catalogue, CatalogueScope, Description, Requires, Rule},
+    claims::Claims,
     scope::Scope,
 };
 
-const RULES: &str = "SELECT name, requires, enforced FROM catalogue_scope";
+const RULES: &str = "SELECT name, requires, enforced, claims FROM catalogue_scope";
 
 /// The rules of all managed scopes.
 ///
@@ -23,13 +26,20 @@ const RULES: &str = "SELECT name, requires, enforced FROM catalogue_scope";
 ///
 /// [`Error::Unavailable`] when the database cannot be asked.
 pub async fn load(connection: &mut Connection) -> Result<Catalogue> {
-    let rows: Vec<(String, String, bool)> = match connection {
+    let rows: Vec<(String, String, bool, Option<String>)> = match connection {
         Connection::Postgres(connection) => sqlx::query_as(RULES).fetch_all(connection).await?,
         Connection::Sqlite(connection) => sqlx::query_as(RULES).fetch_all(&mut **connection).await?,
     };
-    rows.into_iter()
-        .map(|(name, requires, enforced)| Ok((scope(&name)?, Rule { requires: self::requires(&requires)?, enforced })))
-        .collect()
+    let (mut rules, mut claims) = (Vec::with_capacity(rows.len()), HashMap::new());
+    for (name, requires, enforced, text) in rows {
+        let name = scope(&name)?;
+        let of_scope = claims_or_none(text.as_deref());
+        if !of_scope.is_empty() {
+            claims.insert(name.clone(), of_scope);
+        }
+        rules.push((name, Rule { requires: self::requires(&requires)?, enforced }));
+    }
+    Ok(rules.into_iter().collect::<Catalogue>().with_claims(claims))
 }
 
 /// The scope of a name.
@@ -115,12 +125,13 @@ pub async fn delete(transaction: &DatabaseTransaction, name: &Scope) -> Result<(
 
 fn to_row(scope: &CatalogueScope) -> ActiveModel {
     // Taken apart field by field, so that a field added to the domain cannot be forgotten here.
-    let CatalogueScope { name, description, requires, enforced, version, created_at, updated_at } = scope;
+    let CatalogueScope { name, description, requires, enforced, claims, version, created_at, updated_at } = scope;
     ActiveModel {
         name: Set(name.as_str().to_owned()),
         description: Set(description.as_ref().map(|text| text.as_str().to_owned())),
         requires: Set(requires.as_str().to_owned()),
         enforced: Set(*enforced),
+        claims: Set(claims_column(claims)),
         version: Set(*version),
         created_at: Set(*created_at),
         updated_at: Set(*updated_at),
@@ -128,7 +139,7 @@ fn to_row(scope: &CatalogueScope) -> ActiveModel {
 }
 
 fn from_row(row: Model) -> Result<CatalogueScope> {
-    let Model { name, description, requires, enforced, version, created_at, updated_at } = row;
+    let Model { name, description, requires, enforced, claims, version, created_at, updated_at } = row;
     Ok(CatalogueScope {
         name: scope(&name)?,
         description: description
@@ -136,6 +147,7 @@ fn from_row(row: Model) -> Result<CatalogueScope> {
             .transpose()?,
         requires: self::requires(&requires)?,
         enforced,
+        claims: self::claims(claims.as_deref())?,
         version,
         created_at,
         updated_at,
@@ -145,6 +157,25 @@ fn from_row(row: Model) -> Result<CatalogueScope> {
 /// The scope that a column holds.
 pub(super) fn scope(text: &str) -> Result<Scope> {
     Scope::parse(text).map_err(|_| Error::corrupt("scope"))
+}
+
+/// The claims that a column holds.
+pub(super) fn claims(text: Option<&str>) -> Result<Claims> {
+    text.map_or(Ok(Claims::default()), |text| Claims::from_json(text).ok_or_else(|| Error::corrupt("claims")))
+}
+
+/// The claims that a column holds, for a hook: what somebody wrote there by hand and cannot be read costs the claims,
+/// and not the login.
+pub(super) fn claims_or_none(text: Option<&str>) -> Claims {
+    claims(text).unwrap_or_else(|_| {
+        tracing::warn!("claims in the database cannot be read, and are left out");
+        Claims::default()
+    })
+}
+
+/// What a column holds for claims.
+pub(super) fn claims_column(claims: &Claims) -> Option<String> {
+    (!claims.is_empty()).then(|| claims.to_json())
 }
 
 pub(super) fn requires(word: &str) -> Result<Requires> {

@@ -5,6 +5,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
@@ -14,6 +15,7 @@ use super::{
 };
 use crate::domain::{
     catalogue::{CatalogueScope, Description},
+    claims::Claims,
     external::SourceVersion,
     life::Life,
     scope::Scope,
@@ -39,6 +41,8 @@ struct SubscriptionImage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     canceled_at: Option<DateTime<Utc>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    claims: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     source: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     external_id: Option<String>,
@@ -58,6 +62,8 @@ struct ScopeImage {
     description: Option<String>,
     requires: String,
     enforced: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    claims: Option<Value>,
     version: i64,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
@@ -78,7 +84,7 @@ struct TokenImage<'a> {
 /// The image of a subscription.
 pub fn of_subscription(subscription: &Subscription) -> String {
     // Taken apart field by field, so that a field added to the domain cannot be forgotten here.
-    let Subscription { id: _, subject: _, scopes, life, external, version, created_at, updated_at, deleted_at } =
+    let Subscription { id: _, subject: _, scopes, life, external, claims, version, created_at, updated_at, deleted_at } =
         subscription;
     let Life { term, pause, canceled_at } = life;
     write(&SubscriptionImage {
@@ -89,6 +95,7 @@ pub fn of_subscription(subscription: &Subscription) -> String {
         paused_from: pause.map(|pause| pause.from()),
         paused_until: pause.and_then(|pause| pause.until()),
         canceled_at: *canceled_at,
+        claims: of_claims(claims),
         source: external.as_ref().map(|external| external.key.source.as_str().to_owned()),
         external_id: external.as_ref().map(|external| external.key.id.as_str().to_owned()),
         source_version: external.as_ref().and_then(|external| external.version).map(SourceVersion::get),
@@ -113,6 +120,7 @@ pub fn subscription(id: Uuid, subject: Subject, image: &str) -> Result<Subscript
         paused_from,
         paused_until,
         canceled_at,
+        claims,
         source,
         external_id,
         source_version,
@@ -129,6 +137,7 @@ pub fn subscription(id: Uuid, subject: Subject, image: &str) -> Result<Subscript
         scopes: ScopeSet::new(scopes).map_err(|_| Error::corrupt("image"))?,
         life: subscription::life(window, grace_until, pause, canceled_at)?,
         external: subscription::external(source, external_id, source_version)?,
+        claims: self::claims(claims)?,
         version,
         created_at,
         updated_at,
@@ -174,11 +183,12 @@ pub fn answer(text: &str) -> Result<(Subscription, DateTime<Utc>, String)> {
 
 /// The image of a catalogue scope.
 pub fn of_scope(scope: &CatalogueScope) -> String {
-    let CatalogueScope { name: _, description, requires, enforced, version, created_at, updated_at } = scope;
+    let CatalogueScope { name: _, description, requires, enforced, claims, version, created_at, updated_at } = scope;
     write(&ScopeImage {
         description: description.as_ref().map(|text| text.as_str().to_owned()),
         requires: requires.as_str().to_owned(),
         enforced: *enforced,
+        claims: of_claims(claims),
         version: *version,
         created_at: *created_at,
         updated_at: *updated_at,
@@ -192,13 +202,14 @@ pub fn of_scope(scope: &CatalogueScope) -> String {
 /// [`Error::Unexpected`] when it shows none.
 pub fn scope(name: Scope, image: &str) -> Result<CatalogueScope> {
     let corrupt = || Error::corrupt("image");
-    let ScopeImage { description, requires, enforced, version, created_at, updated_at } =
+    let ScopeImage { description, requires, enforced, claims, version, created_at, updated_at } =
         serde_json::from_str(image).map_err(|_| corrupt())?;
     Ok(CatalogueScope {
         name,
         description: description.map(Description::parse).transpose().map_err(|_| corrupt())?,
         requires: catalogue::requires(&requires)?,
         enforced,
+        claims: self::claims(claims)?,
         version,
         created_at,
         updated_at,
@@ -210,6 +221,14 @@ pub fn of_token(token: &Token) -> String {
     let Token { id: _, name, role, created_at: _, created_by: _, expires_at, revoked_at, last_used_at: _ } = token;
     let (name, role) = (name.as_str(), role.as_str());
     write(&TokenImage { name, role, expires_at: *expires_at, revoked_at: *revoked_at })
+}
+
+fn of_claims(claims: &Claims) -> Option<Value> {
+    (!claims.is_empty()).then(|| Value::Object(claims.to_map()))
+}
+
+fn claims(value: Option<Value>) -> Result<Claims> {
+    catalogue::claims(value.map(|value| value.to_string()).as_deref())
 }
 
 fn write(image: &impl Serialize) -> String {

@@ -15,7 +15,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{
-    catalogue::scope,
+    catalogue::{claims, claims_column, scope},
     error::{Error, Result},
 };
 use crate::domain::{
@@ -271,7 +271,7 @@ async fn with_scopes<C: ConnectionTrait>(connection: &C, rows: Vec<Model>) -> Re
 fn to_row(subscription: &Subscription) -> ActiveModel {
     // Taken apart field by field, so that a field added to the domain cannot be forgotten here. The scopes are rows of
     // their own.
-    let Subscription { id, subject, scopes: _, life, external, version, created_at, updated_at, deleted_at } =
+    let Subscription { id, subject, scopes: _, life, external, claims, version, created_at, updated_at, deleted_at } =
         subscription;
     let Life { term, pause, canceled_at } = life;
     ActiveModel {
@@ -288,6 +288,7 @@ fn to_row(subscription: &Subscription) -> ActiveModel {
         source: Set(external.as_ref().map(|external| external.key.source.as_str().to_owned())),
         external_id: Set(external.as_ref().map(|external| external.key.id.as_str().to_owned())),
         source_version: Set(external.as_ref().and_then(|external| external.version).map(SourceVersion::get)),
+        claims: Set(claims_column(claims)),
         version: Set(*version),
         created_at: Set(*created_at),
         updated_at: Set(*updated_at),
@@ -309,6 +310,7 @@ fn from_row(scopes: Vec<Scope>, row: Model) -> Result<Subscription> {
         source,
         external_id,
         source_version,
+        claims: claims_text,
         version,
         created_at,
         updated_at,
@@ -319,6 +321,7 @@ fn from_row(scopes: Vec<Scope>, row: Model) -> Result<Subscription> {
         scopes: ScopeSet::new(scopes).map_err(|_| Error::corrupt("scopes"))?,
         life: life((valid_from, valid_until), grace_until, (paused_from, paused_until), canceled_at)?,
         external: external(source, external_id, source_version)?,
+        claims: claims(claims_text.as_deref())?,
         version,
         created_at,
         updated_at,

@@ -69,8 +69,13 @@ fn user(id: &str) -> anyhow::Result<Subject> {
 
 /// Registers the scope under subscription.
 pub async fn register(service: &Arc<Service>) -> anyhow::Result<()> {
-    let new =
-        NewCatalogueScope { name: Scope::parse(SCOPE)?, description: None, requires: Requires::User, enforced: true };
+    let new = NewCatalogueScope {
+        name: Scope::parse(SCOPE)?,
+        description: None,
+        requires: Requires::User,
+        enforced: true,
+        claims: Claims::default(),
+    };
     service.create_scope(origin(), new).await?;
     Ok(())
 }

@@ -7,6 +7,7 @@ use sea_orm::{ConnectionTrait as _, Statement};
 use tollgate::{
     domain::{
         catalogue::{CatalogueScope, Requires},
+        claims::Claims,
         facts::{Facts, Standing},
         holdings::Holdings,
         life::{Life, Status, Term},
@@ -99,7 +100,18 @@ fn subscription(id: Uuid, subject: Subject, scopes: &[&str], life: Life) -> Subs
     let scopes = ScopeSet::new(scopes.iter().map(|name| scope(name)).collect()).expect("a set");
     let (created_at, updated_at) =
         (life.term.window().from(), life.canceled_at.unwrap_or(instant("2026-01-01T00:00:00.25Z")));
-    Subscription { id, subject, scopes, life, external: None, version: 7, created_at, updated_at, deleted_at: None }
+    Subscription {
+        id,
+        subject,
+        scopes,
+        life,
+        external: None,
+        claims: Claims::default(),
+        version: 7,
+        created_at,
+        updated_at,
+        deleted_at: None,
+    }
 }
 
 /// An id whose order says nothing about the order of creation.
@@ -116,6 +128,7 @@ async fn register(database: &Database, names: &[&str]) {
             description: None,
             requires: Requires::Any,
             enforced: true,
+            claims: Claims::default(),
             version: 1,
             created_at: at,
             updated_at: at,

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 use tollgate::{
-    domain::token::Role,
+    domain::{claims::ClaimsPrefix, token::Role},
     http::{
         auth::{self, guard::Allowance},
         contract::Contract,
     },
+    service::Policy,
 };
 
 use crate::{
@@ -17,6 +18,12 @@ use crate::{
         ACCESS_TOKEN, ADMIN_CREDENTIALS, Answer, App, HOOK_CREDENTIALS, JSON, Options, TOKEN, on_both, timestamp,
     },
 };
+
+/// The usual policy of tests, with claims whose names begin with `x:`.
+fn with_claims() -> Policy {
+    let claims_prefix = Some(ClaimsPrefix::parse("x:").expect("a prefix"));
+    Policy { claims_prefix, ..Options::default().policy }
+}
 
 /// A subscription id that no subscription has.
 const NO_ID: &str = "00000000-0000-7000-8000-000000000000";
@@ -148,7 +155,7 @@ fn samples(operation: &str) -> Vec<Value> {
     let window = ("2026-01-01T00:00:00Z", "2027-01-01T00:00:00.000001Z");
     let mut subscription = json!({
         "subject": {"type": "user", "id": "u"}, "scopes": ["email"], "validFrom": window.0, "validUntil": window.1,
-        "graceUntil": "2027-02-01T00:00:00Z",
+        "graceUntil": "2027-02-01T00:00:00Z", "claims": {"x:plan": {"tier": ["gold"]}},
     });
     if matches!(operation, "create-subscription" | "put-subscription") {
         subscription["pausedFrom"] = "2026-11-01T00:00:00Z".into();
@@ -167,8 +174,12 @@ fn samples(operation: &str) -> Vec<Value> {
         "explain" => json!({
             "request": {"user": {"id": "u"}, "client": {"id": "c"}, "scopes": ["email", "other"]}, "at": window.0,
         }),
-        "create-scope" => json!({"name": "fresh", "description": "text", "requires": "any", "enforced": true}),
-        "patch-scope" => json!({"name": "email", "description": "text", "requires": "any", "enforced": true}),
+        "create-scope" => {
+            json!({"name": "fresh", "description": "text", "requires": "any", "enforced": true, "claims": {"x:a": "b"}})
+        }
+        "patch-scope" => {
+            json!({"name": "email", "description": "text", "requires": "any", "enforced": true, "claims": {"x:a": "b"}})
+        }
         "create-subscription" | "put-subscription" | "patch-subscription" => subscription,
         "write-subscriptions" => {
             let new = json!({"subject": {"type": "user", "id": "u"}, "scopes": ["email"], "validUntil": null});
@@ -196,6 +207,16 @@ fn sample(operation: &str) -> Option<Value> {
 /// Whether the members of a body, each as it is described, go together: what a schema cannot say.
 fn go_together(operation: &str, body: &Value) -> bool {
     let has = |member| body.get(member).is_some();
+    // In a merge patch null takes a member away, but not an item.
+    let is_patch = operation.starts_with("patch");
+    let is_claim = |(name, value): (&String, &Value)| {
+        let stays = |value: &Value| if is_patch { elements(value).iter().any(has_null) } else { has_null(value) };
+        let has_null = stays(value) || members(value).any(|(_, value)| stays(value));
+        (is_patch && value.is_null()) || (name.starts_with("x:") && !has_null)
+    };
+    if !members(&body["claims"]).all(is_claim) {
+        return false;
+    }
     match operation {
         "renew-subscription" => has("validUntil") != has("duration") && (has("duration") || !has("from")),
         // There is no grace after a window without an end, no end of a pause without its start, and no external id
@@ -629,11 +650,12 @@ impl<'a> Walk<'a> {
 
 on_both! {
     async fn every_answer_is_one_that_is_described(database) {
-        let app = database.app().await;
+        let app = database.app_with(Options { policy: with_claims(), ..Options::default() }).await;
         let mut walk = Walk::new(&app);
         let ids = walk.succeed().await;
         walk.be_refused(&ids).await;
-        let strict = database.app_with(Options { require_if_match: true, ..Options::default() }).await;
+        let strict =
+            database.app_with(Options { require_if_match: true, policy: with_claims(), ..Options::default() }).await;
         walk.app = &strict;
         let batch = json!({"atomic": true, "items": [{"id": ids.subscription, "delete": {}}]});
         let refused = walk.ask("write-subscriptions", "/v1/subscriptions/batch", Some(&batch)).await;
@@ -683,7 +705,7 @@ on_both! {
     }
 
     async fn a_body_is_taken_exactly_when_its_schema_describes_it(database) {
-        let app = database.app().await;
+        let app = database.app_with(Options { policy: with_claims(), ..Options::default() }).await;
         let ids = furnish(&app).await;
         let mut counts = [0, 0];
         for document in Document::all() {

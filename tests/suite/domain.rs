@@ -7,8 +7,10 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use proptest::{collection::vec, option, prelude::*, sample::select};
+use serde_json::Value;
 use tollgate::domain::{
     catalogue::{Catalogue, Requires, Rule},
+    claims::{ClaimsPrefix, additional, held_until},
     decision::{Knowledge, OnUnknown, Outcome, Parties, Reason, Stance, Unmanaged, decide},
     entitlement::{Next, entitlements},
     explain,
@@ -277,6 +279,36 @@ proptest! {
             for (before, after) in outcomes(&world, now).into_iter().zip(outcomes(&richer, now)) {
                 prop_assert!(after.kept || !before.kept, "{before:?} became {after:?} at {now}");
             }
+        }
+    }
+
+    #[test]
+    fn a_claim_ends_when_the_hook_would_first_remove_its_scope(world in worlds()) {
+        // Enforced, so that not to be held is to be removed.
+        let rules = world.rules.iter().map(|&(name, requires, _)| (name, requires, true)).collect();
+        let world = World { rules, ..world };
+        let (user, client) = (world.user.as_deref().map(facts), facts(&world.client));
+        let parties = Parties { user: user.as_ref().map(Knowledge::Known), client: Knowledge::Known(&client) };
+        let (catalogue, prefix) = (catalogue(&world), ClaimsPrefix::parse("x:").expect("a prefix"));
+        for now in 0..10 {
+            let outcomes = outcomes(&world, now);
+            let mut expected = Vec::new();
+            for outcome in outcomes.iter().filter(|outcome| outcome.kept && outcome.reason != Reason::Unmanaged) {
+                let kept = |instant| {
+                    self::outcomes(&world, instant).iter().any(|later| later.scope == outcome.scope && later.kept)
+                };
+                let until = first_gap(kept, now).map(at);
+                let requires = catalogue.rule(outcome.scope).expect("a managed scope").requires;
+                prop_assert_eq!(held_until(outcome.scope, requires, parties, at(now)), until, "{} at {}", outcome.scope, now);
+                expected.push((outcome.scope, until.map(|until| until.timestamp())));
+            }
+            let told = additional(&prefix, &catalogue, parties, &outcomes, at(now)).claims;
+            let items = told.get("x:entitlements").and_then(Value::as_array).cloned().unwrap_or_default();
+            let items: Vec<_> =
+                items.iter().map(|item| (item["scope"].as_str().expect("a scope"), item["until"].as_i64())).collect();
+            prop_assert_eq!(&items, &expected, "at {}", now);
+            let first = expected.iter().filter_map(|(_, until)| *until).min();
+            prop_assert_eq!(told.get("x:entitled_until").and_then(Value::as_i64), first, "at {}", now);
         }
     }
 

@@ -312,7 +312,8 @@ fn each_layer_keeps_to_its_own_libraries() {
     let tables = ["sea_orm", "sqlx", "entity", "migration", "sea_orm_migration"];
     let process = ["clap", "anyhow", "tracing_subscriber"];
     let all = |lists: &[&[&str]]| -> BTreeSet<String> { lists.concat().into_iter().map(str::to_owned).collect() };
-    let pure = all(&[&["chrono", "jiff", "uuid", "thiserror"]]);
+    // The value of a claim is whatever JSON can say, and no layer knows it as anything else.
+    let pure = all(&[&["chrono", "jiff", "serde_json", "uuid", "thiserror"]]);
     let mut seen = BTreeSet::new();
     for Source { file, module, paths } in sources("src") {
         let first = |path: &String| path.split("::").next().unwrap_or_default().to_owned();
@@ -369,6 +370,7 @@ fn one_noun_has_one_file_name_in_every_layer() {
         "bulk",
         "catalogue",
         "change",
+        "claims",
         "decision",
         "entitlement",
         "explain",

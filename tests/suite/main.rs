@@ -10,6 +10,7 @@ mod bad_input;
 mod batch;
 mod cache;
 mod catalogue;
+mod claims;
 mod contract;
 mod credentials;
 mod described;

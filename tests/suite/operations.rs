@@ -146,6 +146,7 @@ fn expected() -> BTreeSet<String> {
         "tollgate_cache_loaded_subjects_total",
         "tollgate_cache_loads_total",
         "tollgate_change_visibility_seconds_count",
+        "tollgate_claims_left_out_total",
         "tollgate_feed_changes_total",
         "tollgate_feed_doubts_total",
         "tollgate_feed_wakeups_lost_total",

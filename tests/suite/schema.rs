@@ -349,6 +349,18 @@ fn refusals(backend: Backend) -> Vec<(&'static str, Option<&'static str>, String
             format!("{}, {}", insert_key("a", "k", &new), key_row("b", "k", &new)),
         ),
         (
+            "subscription_claims_have_1_to_1024_bytes",
+            None,
+            set(&format!("claims = '{}é'", "x".repeat(1023))),
+            set(&format!("claims = '{}é'", "x".repeat(1022))),
+        ),
+        (
+            "catalogue_scope_claims_have_1_to_1024_bytes",
+            None,
+            "UPDATE catalogue_scope SET claims = ''".to_owned(),
+            "UPDATE catalogue_scope SET claims = NULL".to_owned(),
+        ),
+        (
             "change_noun_is_known",
             None,
             insert_change("scope", "'x'", &first, "'user'", "'u'"),

@@ -236,7 +236,8 @@ impl TestDatabase {
         let database = open(url).await;
         let clock = Arc::new(TestClock::default());
         let metrics = Arc::new(Metrics::new().expect("metrics"));
-        let service = Service::new(database.clone(), Arc::clone(&clock) as Arc<dyn Clock>, metrics, options.policy);
+        let policy = options.policy.clone();
+        let service = Service::new(database.clone(), Arc::clone(&clock) as Arc<dyn Clock>, metrics, policy);
         let feed = begin_to_watch(&service, options.feed).await;
         self.services.lock().expect("no test holds it").push(Arc::clone(&service));
         App::start(service, database, clock, feed, options).await
