@@ -82,7 +82,7 @@ pub struct NewScope {
     /// Its name, which never changes.
     name: ScopeToken,
     /// What it stands for, in words.
-    #[oai(validator(max_length = 1024))]
+    #[oai(validator(max_length = 1024, pattern = r"^[^\x00]*$"))]
     #[serde(default, deserialize_with = "present")]
     description: Option<String>,
     /// Who must hold it; `any` when absent.
@@ -107,7 +107,7 @@ pub struct ScopePatch {
     #[serde(default, deserialize_with = "present")]
     name: Option<Option<ScopeToken>>,
     /// What it stands for, in words; null takes it away.
-    #[oai(validator(max_length = 1024))]
+    #[oai(validator(max_length = 1024, pattern = r"^[^\x00]*$"))]
     #[serde(default, deserialize_with = "present")]
     description: Option<Option<String>>,
     /// Who must hold it.

@@ -51,6 +51,35 @@ const NULLABLE: [(&str, &str, bool); 14] = [
 /// Operations that are a POST and take no key: one only reads, the other's lines have names by which they are done once.
 pub(super) const KEYLESS_POSTS: [&str; 2] = ["explain", "import-subscriptions"];
 
+/// Members whose example is not that of their type: together with the others of their schema they make a request that
+/// is answered, for people who try it out and for programs that do.
+const EXAMPLES: [(&str, &str, &str); 24] = [
+    ("NewSubscription", "validUntil", "2099-01-31T12:00:00Z"),
+    ("NewSubscription", "graceUntil", "2099-02-07T12:00:00Z"),
+    ("NewSubscription", "pausedFrom", "2098-07-01T00:00:00Z"),
+    ("NewSubscription", "pausedUntil", "2098-08-01T00:00:00Z"),
+    ("NewSubscription", "canceledAt", "2098-12-31T12:00:00Z"),
+    ("Subscription", "validUntil", "2099-01-31T12:00:00Z"),
+    ("Subscription", "graceUntil", "2099-02-07T12:00:00Z"),
+    ("Subscription", "pausedFrom", "2098-07-01T00:00:00Z"),
+    ("Subscription", "pausedUntil", "2098-08-01T00:00:00Z"),
+    ("Subscription", "canceledAt", "2098-12-31T12:00:00Z"),
+    ("SubscriptionState", "validUntil", "2099-01-31T12:00:00Z"),
+    ("SubscriptionState", "graceUntil", "2099-02-07T12:00:00Z"),
+    ("SubscriptionState", "pausedFrom", "2098-07-01T00:00:00Z"),
+    ("SubscriptionState", "pausedUntil", "2098-08-01T00:00:00Z"),
+    ("SubscriptionState", "canceledAt", "2098-12-31T12:00:00Z"),
+    ("SubscriptionPatch", "validUntil", "2099-01-31T12:00:00Z"),
+    ("SubscriptionPatch", "graceUntil", "2099-02-07T12:00:00Z"),
+    ("Cancellation", "at", "2098-12-31T12:00:00Z"),
+    ("Pause", "from", "2098-07-01T00:00:00Z"),
+    ("Pause", "until", "2098-08-01T00:00:00Z"),
+    ("Renewal", "validUntil", "2199-01-31T12:00:00Z"),
+    ("Renewal", "graceUntil", "2199-02-28T12:00:00Z"),
+    ("NewToken", "expiresAt", "2099-01-31T12:00:00Z"),
+    ("Token", "expiresAt", "2099-01-31T12:00:00Z"),
+];
+
 /// A contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Contract {
@@ -136,9 +165,20 @@ impl Contract {
         for (name, member, required) in NULLABLE {
             make_nullable(schemas, name, member, required);
         }
+        for (name, member, example) in EXAMPLES {
+            if let Some(schema) = schemas.get_mut(name) {
+                schema["properties"][member]["example"] = example.into();
+            }
+        }
+        for (name, excluded) in excluded() {
+            if let Some(schema) = schemas.get_mut(name) {
+                schema["not"] = excluded;
+            }
+        }
         if self == Self::Management {
             take_keys(&mut document["paths"]);
         }
+        leave_lone_references(&mut document);
         document
     }
 }
@@ -163,6 +203,60 @@ fn take_keys(paths: &mut Value) {
             Some(parameters) => parameters.push(parameter),
             None => operation["parameters"] = Value::Sequence(vec![parameter]),
         }
+    }
+}
+
+/// Members of requests that do not go together, by schema. It is said with `not`, because programs that make clients
+/// take `oneOf` beside `properties` for several types.
+fn excluded() -> [(&'static str, Value); 4] {
+    let with = |members: &[&str]| mapping([("required", members.iter().copied().map(Value::from).collect())]);
+    let any_of = |parts: Vec<Value>| mapping([("anyOf", parts.into())]);
+    let at_end = mapping([("atEnd", mapping([("type", "boolean".into()), ("enum", vec![Value::from(true)].into())]))]);
+    let renewed = any_of(vec![with(&["validUntil"]), with(&["duration"])]);
+    let without =
+        |member: &str, other: &str| mapping([("required", vec![Value::from(member)].into()), ("not", with(&[other]))]);
+    let half_paused = || without("pausedUntil", "pausedFrom");
+    let half_known = vec![
+        without("source", "externalId"),
+        without("externalId", "source"),
+        without("sourceVersion", "externalId"),
+        half_paused(),
+    ];
+    [
+        ("NewSubscription", any_of(half_known)),
+        ("SubscriptionState", half_paused()),
+        (
+            "Cancellation",
+            mapping([("required", vec![Value::from("at"), "atEnd".into()].into()), ("properties", at_end)]),
+        ),
+        (
+            "Renewal",
+            any_of(vec![with(&["validUntil", "duration"]), with(&["validUntil", "from"]), mapping([("not", renewed)])]),
+        ),
+    ]
+}
+
+fn mapping<const N: usize>(members: [(&str, Value); N]) -> Value {
+    Value::Mapping(members.into_iter().map(|(name, value)| (name.into(), value)).collect())
+}
+
+/// Takes from each `allOf` the part that the library adds to a reference to repeat what stands beside the `allOf`: with
+/// it, programs that make clients find no single type there.
+fn leave_lone_references(value: &mut Value) {
+    match value {
+        Value::Mapping(mapping) => {
+            let beside = mapping.clone();
+            if let Some(parts) = mapping.get_mut("allOf").and_then(Value::as_sequence_mut) {
+                parts.retain(|part| {
+                    !part
+                        .as_mapping()
+                        .is_some_and(|part| part.iter().all(|(key, value)| beside.get(key) == Some(value)))
+                });
+            }
+            mapping.values_mut().for_each(leave_lone_references);
+        }
+        Value::Sequence(parts) => parts.iter_mut().for_each(leave_lone_references),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Tagged(_) => {}
     }
 }
 

@@ -99,6 +99,7 @@ text! {
 text! {
     /// The id of a user or client. Its length counts in bytes, which no schema can say; one character has at least one.
     SubjectIdText, "string", |schema| {
+        schema.pattern = Some(r"^[^\x00]*$".to_owned());
         schema.min_length = Some(1);
         schema.max_length = Some(MAX_SUBJECT_ID_BYTES);
         schema.example = Some("myUserId22700111101".into());
@@ -137,6 +138,7 @@ text! {
     ExternalIdText, "string", |schema| {
         schema.min_length = Some(1);
         schema.max_length = Some(MAX_EXTERNAL_ID_BYTES);
+        schema.pattern = Some(r"^[^\x00]*$".to_owned());
         schema.example = Some("sub_1042".into());
     }
 }

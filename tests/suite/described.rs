@@ -13,7 +13,7 @@ use uuid::Uuid;
 /// What a schema may say beside what the validator checks.
 const ANNOTATIONS: [&str; 5] = ["title", "description", "default", "example", "deprecated"];
 /// Keywords that the validator checks.
-const KEYWORDS: [&str; 18] = [
+const KEYWORDS: [&str; 20] = [
     "$ref",
     "type",
     "nullable",
@@ -32,11 +32,14 @@ const KEYWORDS: [&str; 18] = [
     "required",
     "additionalProperties",
     "allOf",
+    "anyOf",
+    "not",
 ];
-/// The patterns in use: a scope token of RFC 6749, the name of a token or a source, and a key of a request, which is
-/// matched by the tests of keys.
+/// The patterns in use: a scope token of RFC 6749, the name of a token or a source, what a database can keep, and a key of
+/// a request, which is matched by the tests of keys.
 const SCOPE_TOKEN: &str = r"^[\x21\x23-\x5B\x5D-\x7E]+$";
 const TOKEN_NAME: &str = "^[A-Za-z0-9._-]+$";
+const STORABLE: &str = r"^[^\x00]*$";
 const REQUEST_KEY: &str = "^[!-~]+$";
 
 /// A contract, parsed.
@@ -118,7 +121,19 @@ impl Document {
         for part in elements(&schema["allOf"]) {
             self.check(part, value, at, found);
         }
-        let Some(kind) = schema["type"].as_str() else { return };
+        let fits = |part: &Value| self.violations(part, value).is_empty();
+        if schema.get("anyOf").is_some_and(|parts| !elements(parts).iter().any(fits)) {
+            found.push(format!("{at}: fits no part"));
+        }
+        if schema.get("not").is_some_and(fits) {
+            found.push(format!("{at}: excluded"));
+        }
+        let Some(kind) = schema["type"].as_str() else {
+            if let Value::Object(object) = value {
+                self.check_object(schema, object, at, found);
+            }
+            return;
+        };
         // OpenAPI 3.0.3: `nullable` adds null to the `type` beside it, and to nothing else.
         if value.is_null() && schema["nullable"] == true {
             return;
@@ -217,18 +232,25 @@ pub fn faults(schema: &Value) -> String {
     if schema.get("nullable").is_some() && schema.get("allOf").is_some() {
         fault("nullable, and a part that is not");
     }
+    if schema.get("allOf").is_some_and(|parts| elements(parts).len() != 1) {
+        fault("a client needs one type, and finds several parts");
+    }
+    for (name, member) in members(&schema["properties"]) {
+        if !["type", "$ref", "allOf"].iter().any(|keyword| member.get(keyword).is_some()) {
+            fault(&format!("{name} is of no type"));
+        }
+    }
     if (schema["type"] == "array") != schema.get("items").is_some() {
         fault("items belong to an array");
     }
-    let is_known = |pattern: &Value| [SCOPE_TOKEN, TOKEN_NAME, REQUEST_KEY].iter().any(|known| pattern == known);
+    let is_known =
+        |pattern: &Value| [SCOPE_TOKEN, TOKEN_NAME, STORABLE, REQUEST_KEY].iter().any(|known| pattern == known);
     if schema.get("pattern").is_some_and(|pattern| !is_known(pattern)) {
         fault("unknown pattern");
     }
-    if let Some(required) = schema.get("required") {
-        let known = |name: &Value| schema["properties"].get(name.as_str().unwrap_or_default()).is_some();
-        if elements(required).is_empty() || !elements(required).iter().all(known) {
-            fault("required lists at least one member, each described");
-        }
+    let required = schema.get("required").map(elements);
+    if required.is_some_and(|list| list.is_empty() || !list.iter().all(|name| is_described(schema, name))) {
+        fault("required lists at least one member, each described");
     }
     for keyword in ["type", "format"] {
         let known =
@@ -237,11 +259,41 @@ pub fn faults(schema: &Value) -> String {
             fault(&format!("unknown {keyword}"));
         }
     }
+    if let Some(excluded) = schema.get("not") {
+        found.push_str(&faults_of_excluded(schema, excluded));
+    }
     let properties = members(&schema["properties"]).map(|(_, schema)| schema);
     for part in properties.chain(elements(&schema["allOf"])).chain(schema.get("items")) {
         found.push_str(&faults(part));
     }
     found
+}
+
+/// What is wrong with what a schema excludes: combinations of members that it describes.
+fn faults_of_excluded(schema: &Value, excluded: &Value) -> String {
+    let mut found = String::new();
+    for (keyword, value) in members(excluded) {
+        let known = match keyword.as_str() {
+            "required" => !elements(value).is_empty() && elements(value).iter().all(|name| is_described(schema, name)),
+            "properties" => members(value).all(|(name, part)| {
+                is_described(schema, &name.as_str().into()) && faults(part).is_empty() && part.get("type").is_some()
+            }),
+            "anyOf" => !elements(value).is_empty(),
+            "not" => true,
+            _ => false,
+        };
+        if !known {
+            writeln!(found, "{keyword} in what is excluded: {excluded}").expect("written");
+        }
+    }
+    for part in elements(&excluded["anyOf"]).iter().chain(excluded.get("not")) {
+        found.push_str(&faults_of_excluded(schema, part));
+    }
+    found
+}
+
+fn is_described(schema: &Value, name: &Value) -> bool {
+    schema["properties"].get(name.as_str().unwrap_or_default()).is_some()
 }
 
 /// The members of an object; none when it is none.
@@ -278,6 +330,9 @@ fn check_text(schema: &Value, text: &str, refuse: &mut impl FnMut(&str)) {
     }
     let is_token_name = || text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
     if schema["pattern"] == TOKEN_NAME && (text.is_empty() || !is_token_name()) {
+        refuse("not of the pattern");
+    }
+    if schema["pattern"] == STORABLE && text.contains('\0') {
         refuse("not of the pattern");
     }
     let is_of_format = match schema["format"].as_str() {
@@ -326,12 +381,20 @@ mod tests {
         check(json!({"type": "string", "minLength": 1}), json!(null), false);
         check(json!({"type": "string", "minLength": 1}), json!(""), false);
         check(json!({"type": "string", "pattern": SCOPE_TOKEN}), json!("a b"), false);
+        check(json!({"type": "string", "pattern": STORABLE}), json!("a\0b"), false);
         check(json!({"type": "string", "format": "date-time"}), json!("2026-01-01"), false);
         check(json!({"type": "string", "enum": ["a"]}), json!("b"), false);
         check(json!({"type": "integer", "maximum": 3}), json!(4), false);
         check(json!({"type": "array", "uniqueItems": true, "items": {}}), json!([1, 2, 1]), false);
         check(json!({"type": "array", "items": {"type": "string"}}), json!(["a", 1]), false);
         check(json!({"type": "object", "additionalProperties": false}), json!({"a": 1}), false);
+        let either = json!({"not": {"anyOf": [{"required": ["a", "b"]}, {"not": {"anyOf": [{"required": ["a"]}]}}]}});
+        check(either.clone(), json!({"a": 1}), true);
+        check(either.clone(), json!({"a": 1, "b": 1}), false);
+        check(either, json!({}), false);
+        let truth = json!({"a": {"type": "boolean", "enum": [true]}});
+        check(json!({"not": {"required": ["a"], "properties": truth}}), json!({"a": true}), false);
+        check(json!({"not": {"required": ["a"], "properties": truth}}), json!({"a": false}), true);
     }
 
     #[test]
@@ -342,7 +405,12 @@ mod tests {
             json!({"type": "object", "required": null}),
             json!({"type": "object", "required": ["x"]}),
             json!({"type": "array"}),
-            json!({"properties": {"a": {"format": "float"}}}),
+            json!({"type": "object", "not": {"required": ["x"]}}),
+            json!({"type": "object", "not": {"anyOf": [{"required": ["x"]}]}}),
+            json!({"type": "object", "not": {"type": "string"}}),
+            json!({"properties": {"a": {"type": "string", "format": "float"}}}),
+            json!({"properties": {"a": {"example": "b"}}}),
+            json!({"allOf": [{"$ref": "#/A"}, {"description": "b"}]}),
         ] {
             assert!(!faults(&schema).is_empty(), "{schema}");
         }

@@ -294,7 +294,10 @@ on_both! {
                 subject: Subject { kind: SubjectType::User, id: SubjectId::parse("u").expect("an id") },
                 scopes: ScopeSet::new(vec![Scope::parse("x").expect("a scope")]).expect("a set"),
                 life: Life::from(window),
-                external: None, deleted_at: None, version: 1,
+                external: None,
+                claims: tollgate::domain::claims::Claims::default(),
+                deleted_at: None,
+                version: 1,
                 created_at: at(0),
                 updated_at: at(0),
             };
