@@ -3,17 +3,20 @@
 # What `make soak` runs; everything when empty.
 ROWS =
 
+# What `make contracts` runs: fuzz, client or, when empty, both.
+CONTRACTS =
+
 # The profile to run with: dev is compiled in a fraction of the time that release takes, and answers fast enough to try
 # things out.
 PROFILE = dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test soak check openapi fmt deny clean
+.PHONY: help run test contracts soak check openapi fmt deny clean
 
 help: ## List these tasks
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
-		printf '  make %-8s %s\n' "$$name" "$$text"; \
+		printf '  make %-9s %s\n' "$$name" "$$text"; \
 	done
 
 run: ## Build and serve with demonstration data (PROFILE=release for an optimised build)
@@ -21,6 +24,11 @@ run: ## Build and serve with demonstration data (PROFILE=release for an optimise
 
 test: ## Run all tests, with a Postgres server of their own unless TEST_DATABASE_URL names one
 	tests/with-postgres cargo test --workspace --locked
+	$(MAKE) contracts
+
+contracts: ## Try the contracts on the running service with Schemathesis and a generated client, from PyPI
+	cargo build --locked
+	tests/with-postgres tests/with-python tests/contracts/run $(CONTRACTS)
 
 soak: ## Try the promises under faults, 28 minutes; ROWS='F1 F9 --quick' for some rows, or a small version
 	tests/with-postgres cargo test --locked --profile $(if $(filter dev,$(PROFILE)),test,$(PROFILE)) --test soak -- $(ROWS)
