@@ -4,6 +4,7 @@ It is told there that an operation may refuse what the contract allows. Here sta
 that a refusal which nobody meant is a failure all the same.
 """
 
+import json
 import os
 import re
 import zlib
@@ -29,6 +30,7 @@ REFUSALS = {
         ("#/expiresAt", "a token ends in the future"),
         ("#/duration", "the new end lies beyond the year 9999"),
         ("#/name", "a scope's name never changes"),
+        ("#/name", "the name is reserved"),
         ("#/subject", "a subscription stays with its subject"),
         # A schema counts characters, and not bytes.
         ("#/subject/id", "a subject id has 1 to 1024 bytes and no U+0000"),
@@ -56,17 +58,20 @@ def map_query(ctx, query):
     return query
 
 
-DELETED = os.environ["CONTRACT_DELETED"].split()
+# By operation: what it can be done to, as its path names it.
+IDS = json.loads(os.environ["CONTRACT_IDS"])
 
 
 @schemathesis.hook
 def map_path_parameters(ctx, parameters):
-    """Only what was deleted can be restored: every other time it is. The same parameters become the same, or the tool
-    cannot repeat what it did, and gives up."""
-    if parameters and operation_id(ctx) == "restore-subscription":
-        chosen = zlib.crc32(str(parameters["id"]).encode()) % (2 * len(DELETED))
-        if chosen < len(DELETED):
-            parameters["id"] = DELETED[chosen]
+    """Only what was deleted can be restored, and the like: every other time it is that. The same parameters become the
+    same, or the tool cannot repeat what it did, and gives up."""
+    ids = IDS.get(operation_id(ctx))
+    if parameters and ids:
+        ((name, value),) = parameters.items()
+        chosen = zlib.crc32(str(value).encode()) % (2 * len(ids))
+        if chosen < len(ids):
+            parameters[name] = ids[chosen]
     return parameters
 
 

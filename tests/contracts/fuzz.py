@@ -1,5 +1,6 @@
 """Schemathesis tries both contracts: whether the service does what they say, and survives what they do not."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -9,6 +10,9 @@ import tollgate
 
 HERE = pathlib.Path(__file__).resolve().parent
 LIMIT_SECONDS = 300
+# How many there are of what a request may be about, and when the subscriptions among them end.
+FURNISHED = 20
+END = "2097-01-31T12:00:00Z"
 
 # What is run on each database: the contract, the seed, and the cases of each operation. Several seeds go further than
 # one with more cases, of which the tool soon repeats itself. The seeds stay, so that every run sends the same but for
@@ -49,7 +53,7 @@ def schemathesis(service, contract, seed, cases, folder):
         TOLLGATE_HOOK_PASSWORD=service.password,
         TOLLGATE_ADMIN_TOKEN=service.token,
         CONTRACT_CHECKS=str(HERE / "checks.py"),
-        CONTRACT_DELETED=" ".join(furnish(service)),
+        CONTRACT_IDS=json.dumps(furnish(service)),
         PYTHONDONTWRITEBYTECODE="1",
         NO_PROXY="127.0.0.1",
     )
@@ -62,11 +66,36 @@ def schemathesis(service, contract, seed, cases, folder):
 
 
 def furnish(service):
-    """What has to be there for requests to succeed; gives the ids of subscriptions that were deleted."""
-    for scope in ["email", "reports", "unused-1", "unused-2", "unused-3"]:
+    """What has to be there for requests to succeed; gives what the operations can be done to, as their path names it."""
+    unused = [f"unused-{number}" for number in range(FURNISHED)]
+    for scope in ["email", "reports", *unused]:
         service.call("POST", "/v1/scopes", {"name": scope}).expect(201)
-    new = {"subject": {"type": "user", "id": "jane"}, "scopes": ["email", "reports"], "validUntil": None}
-    deleted = [service.call("POST", "/v1/subscriptions", new).expect(201)["id"] for _ in range(20)]
-    for subscription in deleted:
-        service.call("DELETE", f"/v1/subscriptions/{subscription}").expect(204)
-    return deleted
+
+    def subscription(*done):
+        """A new one, to which something was done."""
+        new = {"subject": {"type": "user", "id": "jane"}, "scopes": ["email", "reports"], "validUntil": END}
+        made = service.call("POST", "/v1/subscriptions", new).expect(201)["id"]
+        for method, verb, status in done:
+            service.call(method, f"/v1/subscriptions/{made}{verb}").expect(status)
+        return made
+
+    def token(number):
+        new = {"name": f"token-{number}", "role": "reader", "expiresAt": None}
+        return service.call("POST", "/v1/tokens", new).expect(201)["id"]
+
+    active = [subscription() for _ in range(FURNISHED)]
+    tokens = [token(number) for number in range(FURNISHED)]
+    return {
+        "delete-scope": unused,
+        "get-subscription": active,
+        "patch-subscription": active,
+        "delete-subscription": active,
+        "cancel-subscription": active,
+        "pause-subscription": active,
+        "renew-subscription": active,
+        "uncancel-subscription": [subscription(("POST", "/cancel", 200)) for _ in range(FURNISHED)],
+        "resume-subscription": [subscription(("POST", "/pause", 200)) for _ in range(FURNISHED)],
+        "restore-subscription": [subscription(("DELETE", "", 204)) for _ in range(FURNISHED)],
+        "get-token": tokens,
+        "revoke-token": tokens,
+    }
