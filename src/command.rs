@@ -1,5 +1,5 @@
-//! What an operator does with the tokens of the management API at the command line, in the database itself: the way in
-//! when nobody has a credential yet, or any more.
+//! What an operator does at the command line, in the database itself: tokens of the management API, which are the way in
+//! when nobody has a credential yet, or any more; and files of subscriptions.
 
 use std::{
     io::{self, Write as _},
@@ -23,6 +23,8 @@ use tollgate::{
     store::{self, Database},
 };
 
+pub mod files;
+
 /// Under what name changes are recorded that were made here. It holds a blank, so no token has it.
 const ACTOR: &str = "command line";
 /// Tokens that are asked for at once.
@@ -32,19 +34,27 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Does something with tokens.
 pub async fn token(command: TokenCommand, database: Database) -> anyhow::Result<()> {
-    if !store::schema::is_current(&database).await.context("the database cannot be asked")? {
-        anyhow::bail!("the tables are not up to date: run `tollgate migrate`");
-    }
-    let metrics = Arc::new(Metrics::new()?);
-    let service = Service::new(database, Arc::new(SystemClock), metrics, Policy::default());
+    let service = service(database, Policy::default()).await?;
     let done = match command {
         TokenCommand::Create { name, role, expires } => create(&service, name, role, expires).await,
         TokenCommand::List => list(&service).await,
         TokenCommand::Revoke(name) => revoke(&service, &name).await,
     };
-    // It is done, or it is not, whether or not the database lets go in time.
-    let _ = timeout(CLOSE_TIMEOUT, service.close()).await;
+    close(&service).await;
     done
+}
+
+/// The use cases on a database whose tables are up to date.
+async fn service(database: Database, policy: Policy) -> anyhow::Result<Arc<Service>> {
+    if !store::schema::is_current(&database).await.context("the database cannot be asked")? {
+        anyhow::bail!("the tables are not up to date: run `tollgate migrate`");
+    }
+    Ok(Service::new(database, Arc::new(SystemClock), Arc::new(Metrics::new()?), policy))
+}
+
+async fn close(service: &Arc<Service>) {
+    // What was done is done, whether or not the database lets go in time.
+    let _ = timeout(CLOSE_TIMEOUT, service.close()).await;
 }
 
 fn origin(now: DateTime<Utc>) -> Origin {

@@ -15,6 +15,7 @@ use crate::{
     domain::{
         claims::ClaimsPrefix,
         decision::{OnUnknown, Unmanaged},
+        external,
         scope::Scope,
         time,
         token::{Role, SECRET_PREFIX, TokenName},
@@ -26,6 +27,7 @@ use crate::{
         },
         contract::Contract,
         tls::{Files, NamedFile},
+        transfer::Format,
     },
     service::Policy,
 };
@@ -86,6 +88,35 @@ enum CliCommand {
         #[command(flatten)]
         log: LogArgs,
     },
+    /// Import subscriptions from a file into the database itself; what is there already is left, so it may be repeated
+    #[command(after_help = DATABASE_HELP)]
+    Import {
+        /// The file; `-` for standard input
+        file: PathBuf,
+        /// How it is written; by its name when nothing is said, and NDJSON when that says nothing
+        #[arg(long)]
+        format: Option<FormatArg>,
+        /// Check each line as if it were imported, and keep nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// What the names of claims begin with, as when serving
+        #[arg(long, env = "TOLLGATE_CLAIMS_PREFIX", value_parser = parse_claims_prefix)]
+        claims_prefix: Option<ClaimsPrefix>,
+        #[command(flatten)]
+        log: LogArgs,
+    },
+    /// Export all subscriptions to standard output
+    #[command(after_help = DATABASE_HELP)]
+    Export {
+        /// How it is written
+        #[arg(long, default_value = "ndjson")]
+        format: FormatArg,
+        /// Those alone that this system knows by an id of its own
+        #[arg(long, value_parser = parse_source)]
+        source: Option<external::Source>,
+        #[command(flatten)]
+        log: LogArgs,
+    },
     /// Print a contract as OpenAPI document
     Openapi {
         /// Which one
@@ -118,6 +149,24 @@ enum TokenArg {
         #[arg(value_parser = parse_token_name)]
         name: TokenName,
     },
+}
+
+/// How a file is written.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FormatArg {
+    /// A JSON object a line
+    Ndjson,
+    /// Comma-separated values, with a line of names before them
+    Csv,
+}
+
+impl From<FormatArg> for Format {
+    fn from(format: FormatArg) -> Self {
+        match format {
+            FormatArg::Ndjson => Self::Ndjson,
+            FormatArg::Csv => Self::Csv,
+        }
+    }
 }
 
 /// What a token may do.
@@ -448,6 +497,37 @@ pub enum TokenCommand {
     Revoke(TokenName),
 }
 
+/// Where a file is imported from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImportFile {
+    /// Standard input.
+    Standard,
+    /// A file of that path.
+    Path(PathBuf),
+}
+
+/// What to import.
+#[derive(Debug)]
+pub struct ImportCommand {
+    /// From where.
+    pub file: ImportFile,
+    /// How it is written.
+    pub format: Format,
+    /// Whether nothing is kept of it.
+    pub is_dry_run: bool,
+    /// What the names of claims begin with.
+    pub claims_prefix: Option<ClaimsPrefix>,
+}
+
+/// What to export.
+#[derive(Debug)]
+pub struct ExportCommand {
+    /// How it is written.
+    pub format: Format,
+    /// Known to this system by an id of its own.
+    pub source: Option<external::Source>,
+}
+
 /// What the process is asked to do.
 #[derive(Debug)]
 pub enum Command {
@@ -464,6 +544,24 @@ pub enum Command {
     Token {
         /// What to do.
         command: TokenCommand,
+        /// The address of the database.
+        database_url: Secret,
+        /// How to log.
+        log: LogArgs,
+    },
+    /// Import a file.
+    Import {
+        /// Which one, and how.
+        command: ImportCommand,
+        /// The address of the database.
+        database_url: Secret,
+        /// How to log.
+        log: LogArgs,
+    },
+    /// Export to standard output.
+    Export {
+        /// What, and how.
+        command: ExportCommand,
         /// The address of the database.
         database_url: Secret,
         /// How to log.
@@ -602,6 +700,21 @@ fn from(cli: Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<Comman
                 TokenArg::Revoke { name } => TokenCommand::Revoke(name),
             };
             Command::Token { command, database_url: database_url()?, log }
+        }
+        Some(CliCommand::Import { file, format, dry_run, claims_prefix, log }) => {
+            let is_csv = file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
+            let by_name = if is_csv { Format::Csv } else { Format::Ndjson };
+            let command = ImportCommand {
+                format: format.map_or(by_name, Into::into),
+                file: if file.as_os_str() == "-" { ImportFile::Standard } else { ImportFile::Path(file) },
+                is_dry_run: dry_run,
+                claims_prefix,
+            };
+            Command::Import { command, database_url: database_url()?, log }
+        }
+        Some(CliCommand::Export { format, source, log }) => {
+            let command = ExportCommand { format: format.into(), source };
+            Command::Export { command, database_url: database_url()?, log }
         }
         Some(CliCommand::Openapi { document }) => Command::OpenApi(match document {
             DocumentArg::Hooks => Contract::Hooks,
@@ -782,6 +895,10 @@ const MAX_LEEWAY: Duration = Duration::from_mins(5);
 fn parse_leeway(text: &str) -> Result<Duration, String> {
     let leeway = parse_duration(text)?;
     if leeway > MAX_LEEWAY { Err("it is longer than 5m".to_owned()) } else { Ok(leeway) }
+}
+
+fn parse_source(text: &str) -> Result<external::Source, String> {
+    external::Source::parse(text).map_err(|error| error.to_string())
 }
 
 fn parse_claims_prefix(text: &str) -> Result<ClaimsPrefix, String> {

@@ -84,6 +84,14 @@ fn run(command: Command) -> anyhow::Result<()> {
             start_logging(&log)?;
             block_on(async move { command::token(command, connect(&database_url).await?).await })?;
         }
+        Command::Import { command, database_url, log } => {
+            start_logging(&log)?;
+            block_on(async move { command::files::import(command, connect(&database_url).await?).await })?;
+        }
+        Command::Export { command, database_url, log } => {
+            start_logging(&log)?;
+            block_on(async move { command::files::export(command, connect(&database_url).await?).await })?;
+        }
         Command::Serve(settings) => {
             start_logging(&settings.log)?;
             block_on(serve(*settings))?;
