@@ -68,17 +68,17 @@ pub struct ImportReport {
     /// Whether the file was read to its end. It is not when too many lines were refused.
     pub complete: bool,
     /// The lines that were read, but for blank ones.
-    pub lines: u64,
+    pub lines: i64,
     /// Subscriptions that were not there before.
-    pub created: u64,
+    pub created: i64,
     /// Subscriptions that were changed.
-    pub changed: u64,
+    pub changed: i64,
     /// Lines that say what is there.
-    pub unchanged: u64,
+    pub unchanged: i64,
     /// Lines that say something older than what their source said last.
-    pub outdated: u64,
+    pub outdated: i64,
     /// Lines that were refused.
-    pub refused: u64,
+    pub refused: i64,
     /// Why each of these was refused.
     pub problems: Vec<LineProblem>,
 }
@@ -87,7 +87,7 @@ pub struct ImportReport {
 #[derive(Debug, Object, Serialize)]
 pub struct LineProblem {
     /// The number of the line, counted from 1.
-    pub line: u64,
+    pub line: i64,
     /// What is wrong with it.
     pub problem: Document,
 }
@@ -256,7 +256,7 @@ impl BulkApi {
 }
 
 /// What became of a line: its number, and its outcome or what is wrong with it.
-pub type LineOutcome = (u64, Result<Outcome, Problem>);
+pub type LineOutcome = (i64, Result<Outcome, Problem>);
 
 /// Imports a file chunk by chunk: of each chunk, what became of its lines, and how many bytes of the file were read.
 /// Dropping it ends the import after the chunk that is under way.

@@ -12,7 +12,7 @@ use super::{
     body::{Body, Ok200},
     claims::ClaimsObject,
     hook::HookRequest,
-    problem::{self, Problem, Refusal},
+    problem::{self, FieldErrors, Problem, Refusal},
     wire::{SubscriptionId, Timestamp, object, present},
 };
 use crate::{
@@ -29,8 +29,8 @@ pub struct ExplainApi;
 
 /// A hook request that is to be explained.
 #[derive(Debug, Object, Deserialize)]
-#[oai(example = true)]
-#[serde(deny_unknown_fields)]
+#[oai(example = true, rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ExplanationRequest {
     /// What Access sent, or would send. What is not listed in it is ignored, as on the hooks.
     #[serde(deserialize_with = "object")]
@@ -38,6 +38,10 @@ pub struct ExplanationRequest {
     /// The instant; the present when absent.
     #[serde(default, deserialize_with = "present")]
     at: Option<Timestamp>,
+    /// As of when what is recorded counts: with the same instant in `at`, what was answered then. As it is recorded now
+    /// when absent.
+    #[serde(default, deserialize_with = "present")]
+    known_at: Option<Timestamp>,
 }
 
 /// Why a scope is kept or removed.
@@ -119,7 +123,8 @@ impl ExplainApi {
     /// Explain what a hook answers
     ///
     /// What the hooks answer to a request at an instant, scope by scope: why, which subscriptions decided it, and when
-    /// it will be otherwise. It is told from what is recorded now, also for an instant of the past, and by the rules of
+    /// it will be otherwise. It is told from what is recorded now, also for an instant of the past, unless `knownAt` asks
+    /// for what was recorded then; and by the rules of
     /// the hooks: they answer the same, but for what they may answer from memory while the database cannot be asked.
     /// Asking changes nothing, and counts as no decision.
     #[oai(path = "/explain", method = "post", operation_id = "explain")]
@@ -129,10 +134,13 @@ impl ExplainApi {
         _caller: ManagementCaller,
         request: Body<ExplanationRequest>,
     ) -> Result<Ok200<Explanation>, Refusal<problem::View>> {
-        let ExplanationRequest { request, at } = request.0;
-        let at = at.map(|at| at.parse("#/at")).transpose().map_err(|error| Problem::invalid_value(vec![error]))?;
+        let ExplanationRequest { request, at, known_at } = request.0;
+        let mut errors = FieldErrors::default();
+        let at = errors.take(at.map(|at| at.parse("#/at")).transpose()).flatten();
+        let known_at = errors.take(known_at.map(|at| at.parse("#/knownAt")).transpose()).flatten();
+        errors.check()?;
         let (user, client, scopes) = (request.user(), request.client(), request.scopes());
-        let question = question::ExplanationRequest { user, client, scopes: &scopes, at };
+        let question = question::ExplanationRequest { user, client, scopes: &scopes, at, known_at };
         let (at, explanation, claims) = app.service.explain(question).await?;
         let remove_scopes = explanation.decision.removed().map(str::to_owned).collect();
         let additional_claims = ClaimsObject(claims.claims);
@@ -180,6 +188,6 @@ impl TryFrom<Reason> for ExplanationReason {
 
 impl Example for ExplanationRequest {
     fn example() -> Self {
-        Self { request: HookRequest::example(), at: Some(Timestamp("2026-01-31T12:00:00Z".to_owned())) }
+        Self { request: HookRequest::example(), at: Some(Timestamp("2026-01-31T12:00:00Z".to_owned())), known_at: None }
     }
 }

@@ -288,6 +288,10 @@ impl From<service::Error> for Problem {
                 "changes_gone",
                 "Changes after that cursor are not kept any more, or the database is another one: begin anew.",
             ),
+            Error::HistoryGone => {
+                let detail = "the history does not reach back to it";
+                Self::invalid_value(vec![FieldError::new("#/knownAt", detail)])
+            }
             Error::TokenExists => conflict("token_exists", "A token of that name exists, or existed."),
             Error::TooManyTokens => {
                 conflict("too_many_tokens", "There are too many live tokens; revoke some that nobody uses.")

@@ -78,7 +78,7 @@ impl Format {
 #[derive(Debug)]
 pub struct Line {
     /// Its number in the file, counted from 1; of a CSV record, the line that it begins on.
-    pub number: u64,
+    pub number: i64,
     /// What it says, or what is wrong with it.
     pub item: Result<Item, Problem>,
 }
@@ -391,6 +391,7 @@ fn read_csv(file: impl Read, prefix: Option<&ClaimsPrefix>, gatherer: &mut Gathe
             },
         };
         let number = record.position().map_or(start, csv::Position::line);
+        let number = i64::try_from(number).unwrap_or(i64::MAX);
         if !gatherer.add(Line { number, item }, record.as_slice().len(), bytes_read) {
             return Ok(());
         }

@@ -88,6 +88,9 @@ pub enum Error {
     /// Changes that are asked for are not kept any more, or were never made in this database.
     #[error("changes that are asked for are not kept any more")]
     ChangesGone,
+    /// What was known at that instant is not kept any more.
+    #[error("the history does not reach back to that instant")]
+    HistoryGone,
     /// The machine gave no random bytes for a secret.
     #[error("there are no random bytes to be had")]
     NoRandomness,

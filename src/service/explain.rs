@@ -21,6 +21,8 @@ pub struct ExplanationRequest<'a> {
     pub scopes: &'a [&'a str],
     /// The instant; the present when none is given.
     pub at: Option<DateTime<Utc>>,
+    /// As of when what is recorded counts; as it is now when none is given.
+    pub known_at: Option<DateTime<Utc>>,
 }
 
 impl Service {
@@ -32,12 +34,13 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// [`super::Error::Store`] when the database cannot be asked.
+    /// [`super::Error::Store`] when the database cannot be asked; [`super::Error::HistoryGone`] when it is not kept any more
+    /// what was known then.
     pub async fn explain<'a>(
         &self,
         request: ExplanationRequest<'a>,
     ) -> Result<(DateTime<Utc>, Explanation<'a>, AdditionalClaims)> {
-        let ExplanationRequest { user, client, scopes, at } = request;
+        let ExplanationRequest { user, client, scopes, at, known_at } = request;
         let at = at.unwrap_or_else(|| self.clock.now());
         let subject = |party: &Party| match party {
             Party::Subject(subject) => Some(subject.clone()),
@@ -45,7 +48,10 @@ impl Service {
         };
         let subjects: [Option<Subject>; 2] = [user.as_ref().and_then(subject), subject(&client)];
         let asked: Vec<_> = subjects.iter().flatten().cloned().collect();
-        let (catalogue, found) = self.read_holdings(&asked).await?;
+        let (catalogue, found) = match known_at {
+            None => self.read_holdings(&asked).await?,
+            Some(known_at) => self.read_known(&asked, known_at).await?,
+        };
 
         let mut found = found.into_iter();
         let [of_user, of_client] =

@@ -6,9 +6,18 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::{Error, Result, Service, chain, idempotency::KEEP_ANSWERS, in_time};
-use crate::store::{
-    self,
-    change::{Place, Record},
+use crate::{
+    domain::{
+        catalogue::{Catalogue, CatalogueScope, Rule},
+        claims::Bearing,
+        holdings::Holdings,
+        subject::Subject,
+        subscription::Subscription,
+    },
+    store::{
+        self,
+        change::{Place, Record},
+    },
 };
 
 /// How often what is kept no longer is pruned.
@@ -71,6 +80,35 @@ impl Service {
         Ok(Changes { records, now })
     }
 
+    /// The catalogue, and what each of these subjects held, as they were known at an instant.
+    pub(super) async fn read_known(
+        &self,
+        subjects: &[Subject],
+        known_at: DateTime<Utc>,
+    ) -> Result<(Catalogue, Vec<Holdings>)> {
+        if self.pruned_before(self.clock.now()).is_some_and(|kept| known_at < kept) {
+            return Err(Error::HistoryGone);
+        }
+        let read = async {
+            let reading = self.database.begin_reading().await?;
+            let Some(scopes) = store::history::scopes(&reading, known_at).await? else { return Ok(None) };
+            let mut known = Vec::with_capacity(subjects.len());
+            for subject in subjects {
+                match store::history::subscriptions(&reading, subject, known_at).await? {
+                    Some(subscriptions) => known.push(subscriptions),
+                    None => return Ok(None),
+                }
+            }
+            Ok(Some((scopes, known)))
+        };
+        let (scopes, known) = in_time(read).await?.ok_or(Error::HistoryGone)?;
+        let claims = scopes.iter().filter(|scope| !scope.claims.is_empty());
+        let claims = claims.map(|scope| (scope.name.clone(), scope.claims.clone())).collect();
+        let rule = |scope: CatalogueScope| (scope.name, Rule { requires: scope.requires, enforced: scope.enforced });
+        let catalogue = scopes.into_iter().map(rule).collect::<Catalogue>().with_claims(claims);
+        Ok((catalogue, known.into_iter().map(holdings).collect()))
+    }
+
     /// The instant before which changes are pruned at `now`; none when all are kept.
     pub(super) fn pruned_before(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let keep = TimeDelta::from_std(self.policy.keep_changes?).ok()?;
@@ -109,4 +147,21 @@ impl Service {
             }
         }
     }
+}
+
+/// What subscriptions make a subject hold.
+fn holdings(subscriptions: Vec<Subscription>) -> Holdings {
+    let with_claims = subscriptions.iter().filter(|subscription| !subscription.claims.is_empty());
+    let bearing = |subscription: &Subscription| Bearing {
+        id: subscription.id,
+        life: subscription.life,
+        scopes: subscription.scopes.as_slice().into(),
+        claims: subscription.claims.clone(),
+    };
+    let bearings = with_claims.map(bearing).collect();
+    let named = subscriptions.iter().flat_map(|subscription| {
+        let Subscription { id, life, scopes, .. } = subscription;
+        scopes.as_slice().iter().map(|scope| (scope.clone(), *id, *life))
+    });
+    Holdings::new(named.collect()).with_bearings(bearings)
 }

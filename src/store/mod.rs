@@ -10,6 +10,7 @@ pub mod change;
 pub mod database;
 pub mod error;
 pub mod facts;
+pub mod history;
 pub mod idempotency;
 pub mod image;
 pub mod lane;

@@ -27,6 +27,8 @@ use crate::domain::{
     window::Window,
 };
 
+/// Rows whose scopes are asked for in one query: far below what a statement may hold.
+const ROWS_AT_ONCE: usize = 1_000;
 // The second number of the lock is this table's own, so that no other use of such locks is hit.
 const LOCK_KEY: &str = "SELECT pg_advisory_xact_lock(hashtextextended($1 || chr(10) || $2, 7302))";
 
@@ -116,6 +118,29 @@ pub async fn lock_key(transaction: &DatabaseTransaction, key: &ExternalKey) -> R
 /// [`Error::Unavailable`] when the database cannot be asked.
 pub async fn exists<C: ConnectionTrait>(connection: &C, id: Uuid) -> Result<bool> {
     Ok(Entity::find_by_id(id).one(connection).await?.is_some())
+}
+
+/// All subscriptions of a subject, deleted ones too.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`] when the database cannot be asked.
+pub async fn of_subject<C: ConnectionTrait>(connection: &C, subject: &Subject) -> Result<Vec<Subscription>> {
+    let mut rows = Vec::new();
+    // One query for each of two indexes: that of the deleted ones is apart, so that the hooks' is small.
+    for deleted in [Column::DeletedAt.is_null(), Column::DeletedAt.is_not_null()] {
+        let query = Entity::find()
+            .filter(Column::SubjectType.eq(subject.kind.as_str()))
+            .filter(Column::SubjectId.eq(subject.id.as_str()))
+            .filter(deleted);
+        rows.extend(query.all(connection).await?);
+    }
+    let mut found = Vec::with_capacity(rows.len());
+    while !rows.is_empty() {
+        let rest = rows.split_off(rows.len().min(ROWS_AT_ONCE));
+        found.extend(with_scopes(connection, std::mem::replace(&mut rows, rest)).await?);
+    }
+    Ok(found)
 }
 
 fn by_key(key: &ExternalKey) -> Select<Entity> {

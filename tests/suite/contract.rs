@@ -173,6 +173,7 @@ fn samples(operation: &str) -> Vec<Value> {
         }
         "explain" => json!({
             "request": {"user": {"id": "u"}, "client": {"id": "c"}, "scopes": ["email", "other"]}, "at": window.0,
+            "knownAt": "2026-06-15T12:00:00Z",
         }),
         "create-scope" => {
             json!({"name": "fresh", "description": "text", "requires": "any", "enforced": true, "claims": {"x:a": "b"}})
@@ -245,6 +246,19 @@ fn target(operation: &Operation, ids: &Ids) -> String {
     operation.path.replace("{name}", "email").replace("{id}", id) + query
 }
 
+/// A line of an import.
+fn line(id: &str) -> Value {
+    json!({
+        "source": "import", "externalId": id, "subject": {"type": "user", "id": "u"}, "scopes": ["email"],
+        "validUntil": null,
+    })
+}
+
+/// The media type of an operation's body.
+fn media(operation: &Operation) -> (&'static str, &'static str) {
+    if operation.id == "import-subscriptions" { ("content-type", "application/x-ndjson") } else { JSON }
+}
+
 fn credentials(operation: &Operation) -> (&'static str, &'static str) {
     if operation.is_hook() { HOOK_CREDENTIALS } else { ADMIN_CREDENTIALS }
 }
@@ -305,7 +319,8 @@ fn sample_query(operation: &Operation) -> Vec<(&str, &'static str)> {
         "activeAt" | "at" | "updatedSince" => Some("2026-06-15T14:00:00.5%2B02:00"),
         "source" => Some("billing"),
         "externalId" => Some("a"),
-        "includeDeleted" => Some("true"),
+        "includeDeleted" | "dryRun" => Some("true"),
+        "format" => Some("csv"),
         "limit" => Some("200"),
         "cursor" | "since" => None,
         other => panic!("no sample of {other}"),
@@ -388,6 +403,11 @@ impl<'a> Walk<'a> {
             assert!(answer.header(name).is_some_and(|value| !value.is_empty()), "{id} {status} lacks {name}");
         }
         assert!(answer.header("x-request-id").is_some(), "{id} {status}");
+        if operation.id == "export-subscriptions" && status == 200 {
+            let media_type = answer.header("content-type").expect("a media type");
+            assert!(response["content"].get(media_type).is_some(), "{media_type}");
+            return;
+        }
         let Some((media_type, content)) = members(&response["content"]).next() else {
             assert!(answer.body.is_empty(), "{id} {status} has an undescribed body");
             return;
@@ -490,6 +510,16 @@ impl<'a> Walk<'a> {
             self.ask("put-subscription", by_source, Some(&taken("put-subscription"))).await.expect(status);
         }
         self.ask("find-subscription", by_source, None).await.expect(200);
+        let file = format!("{}\n\n{{\n", line("7"));
+        let import = "/v1/subscriptions/import";
+        let ndjson = ("content-type", "application/x-ndjson");
+        let report = self.ask_with("import-subscriptions", import, &[ndjson], file).await.expect(200);
+        assert_eq!((&report["created"], &report["refused"]), (&json!(1), &json!(1)), "{report}");
+        let csv = ("content-type", "text/csv; charset=utf-8");
+        let refused = self.ask_with("import-subscriptions", import, &[csv], "id\n".to_owned()).await;
+        refused.expect_problem(400, "invalid_file");
+        let refused = self.ask("import-subscriptions", import, Some(&line("7"))).await;
+        refused.expect_problem(415, "unsupported_media_type");
         let key = ("idempotency-key", "spent");
         let scope = json!({"name": "keyed"}).to_string();
         self.ask_with("create-scope", "/v1/scopes", &[JSON, key], scope).await.expect(201);
@@ -510,6 +540,10 @@ impl<'a> Walk<'a> {
         let next = feed["next"].as_str().expect("a place");
         self.ask("list-changes", &format!("/v1/changes?since={next}"), None).await.expect(200);
         self.ask("get-history", &format!("{path}/history"), None).await.expect(200);
+        for format in ["ndjson", "csv"] {
+            let exported = format!("/v1/subscriptions/export?format={format}");
+            assert_eq!(self.ask("export-subscriptions", &exported, None).await.status, 200);
+        }
         self.ask("uncancel-subscription", &format!("{path}/uncancel"), None).await.expect(200);
         let first_pause = self.ask("resume-subscription", &format!("{path}/resume"), None).await.expect(200);
         assert_eq!(first_pause.get("pausedFrom"), None);
@@ -569,31 +603,34 @@ impl<'a> Walk<'a> {
             let id = operation.id.as_str();
             let (path, body) = (target(&operation, ids), sample(id).unwrap_or_default().to_string());
             let body = if operation.request_schema().is_some() { body } else { String::new() };
-            self.send(&operation, &path, &[JSON], body.clone()).await.expect_problem(401, "unauthorized");
+            self.send(&operation, &path, &[media(&operation)], body.clone()).await.expect_problem(401, "unauthorized");
             if operation.is_hook() {
-                self.ask_with(id, &path, &[JSON], "{".to_owned()).await.expect_problem(400, "invalid_json");
+                self.ask_with(id, &path, &[media(&operation)], "{".to_owned())
+                    .await
+                    .expect_problem(400, "invalid_json");
             } else {
                 let path = format!("{path}{}nonsense=1", if path.contains('?') { '&' } else { '?' });
-                let refused = self.ask_with(id, &path, &[JSON], body.clone()).await;
+                let refused = self.ask_with(id, &path, &[media(&operation)], body.clone()).await;
                 assert_eq!((refused.status.as_u16(), refused.pointers()), (400, vec!["?nonsense".to_owned()]), "{id}");
             }
             if operation.path.contains('{') {
                 let absent = operation.path.replace("{name}", "absent").replace("{id}", NO_ID);
                 let may_be_empty = !body.is_empty() && id != "renew-subscription";
                 let body = if may_be_empty { "{}".to_owned() } else { body.clone() };
-                self.ask_with(id, &absent, &[JSON], body).await.expect_problem(404, "not_found");
+                self.ask_with(id, &absent, &[media(&operation)], body).await.expect_problem(404, "not_found");
             }
             for parameter in operation.parameters("header") {
                 match parameter["name"].as_str() {
                     Some("If-Match") => {
-                        let refused = self.ask_with(id, &path, &[JSON, ("if-match", "\"99\"")], body.clone()).await;
+                        let refused =
+                            self.ask_with(id, &path, &[media(&operation), ("if-match", "\"99\"")], body.clone()).await;
                         refused.expect_problem(412, "version_mismatch");
                     }
                     Some("Idempotency-Key") => {
                         let (wrong, spent) = (("idempotency-key", "a b"), ("idempotency-key", "spent"));
-                        let refused = self.ask_with(id, &path, &[JSON, wrong], body.clone()).await;
+                        let refused = self.ask_with(id, &path, &[media(&operation), wrong], body.clone()).await;
                         refused.expect_problem(400, "invalid_request");
-                        let refused = self.ask_with(id, &path, &[JSON, spent], body.clone()).await;
+                        let refused = self.ask_with(id, &path, &[media(&operation), spent], body.clone()).await;
                         refused.expect_problem(422, "idempotency_key_reused");
                     }
                     other => panic!("{id}: the header {other:?} is without a test"),
@@ -603,7 +640,7 @@ impl<'a> Walk<'a> {
                 let text = ("content-type", "text/plain");
                 self.ask_with(id, &path, &[text], "{}".to_owned()).await.expect_problem(415, "unsupported_media_type");
                 let large = " ".repeat(1024 * 1024 + 1);
-                self.ask_with(id, &path, &[JSON], large).await.expect_problem(413, "body_too_large");
+                self.ask_with(id, &path, &[media(&operation)], large).await.expect_problem(413, "body_too_large");
             }
         }
         let subscription = format!("/v1/subscriptions/{}", ids.subscription);
@@ -673,8 +710,11 @@ on_both! {
         walk.app = &strict;
         strict.database.close().await;
         for operation in walk.operations() {
-            let body = sample(&operation.id).map_or_else(String::new, |body| body.to_string());
-            let headers = [JSON, ("if-match", "*")];
+            let body = match operation.id.as_str() {
+                "import-subscriptions" => line("7").to_string(),
+                id => sample(id).map_or_else(String::new, |body| body.to_string()),
+            };
+            let headers = [media(&operation), ("if-match", "*")];
             let refused = walk.ask_with(&operation.id, &target(&operation, &ids), &headers, body).await;
             refused.expect_problem(503, "unavailable");
         }

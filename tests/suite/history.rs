@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tollgate::service::Policy;
 
-use crate::support::{App, ByHand, JSON, Options, eventually, on_both, only_on, path_of};
+use crate::support::{App, ByHand, JSON, Options, eventually, on_both, only_on, path_of, timestamp};
 
 const CHANGES: &str = "/v1/changes";
 /// For what only has to come at all, on a machine that does much else.
@@ -254,5 +254,68 @@ only_on! { Postgres:
         app.call("GET", &format!("{CHANGES}?since={next}")).await.expect(200);
         let ahead = tollgate::http::page::Position { now: app.now(), after: format!("{} 1", 1_u64 << 40) }.encode("changes");
         app.call("GET", &format!("{CHANGES}?since={ahead}")).await.expect_problem(410, "changes_gone");
+    }
+}
+
+on_both! {
+    async fn what_was_decided_at_an_instant_can_be_told_as_it_was_known_then(database) {
+        let app = database.app().await;
+        let start = app.now();
+        let second = |number| start + TimeDelta::seconds(number);
+        let request = json!({"user": {"id": "u"}, "client": {"id": "c"}, "scopes": ["email", "other"]});
+        let mut answers = Vec::new();
+        let mut note = async |number: i64| {
+            app.set_now(second(number));
+            answers.push((second(number), app.removed(Some("u"), "c", &["email", "other"]).await));
+        };
+        note(0).await;
+        app.set_now(second(1));
+        app.register("email").await;
+        note(2).await;
+        app.set_now(second(3));
+        let first = app.subscribe("u", &["email"], "2026-01-01T00:00:00Z", None).await;
+        note(4).await;
+        app.set_now(second(5));
+        app.call_with("PATCH", &path_of(&first), &json!({"validUntil": "2026-02-01T00:00:00Z"})).await.expect(200);
+        note(6).await;
+        app.set_now(second(7));
+        let other = app.subscribe("u", &["email"], "2026-01-01T00:00:00Z", None).await;
+        note(8).await;
+        app.set_now(second(9));
+        app.call("DELETE", &path_of(&other)).await;
+        note(10).await;
+        app.set_now(second(11));
+        app.call_with("PATCH", "/v1/scopes/email", &json!({"enforced": false})).await.expect(200);
+        note(12).await;
+        app.set_now(second(13));
+        app.register("other").await;
+        note(14).await;
+        app.set_now(second(15));
+        app.call("POST", &format!("{}/restore", path_of(&other))).await.expect(200);
+        note(16).await;
+        app.set_now(second(100));
+        let removed: Vec<_> = answers.iter().map(|(_, removed)| removed.len()).collect();
+        assert_eq!(removed, [0, 1, 0, 1, 0, 1, 0, 1, 1], "{answers:?}");
+        for (at, removed) in &answers {
+            for known_at in [*at, *at + TimeDelta::milliseconds(999)] {
+                let question = json!({"request": request, "at": timestamp(*at), "knownAt": timestamp(known_at)});
+                let explained = app.call_with("POST", "/v1/explain", &question).await.expect(200);
+                assert_eq!(explained["removeScopes"], json!(removed), "{at} {known_at}: {explained}");
+            }
+        }
+        // Known a microsecond before it was recorded, it was not known; at that instant it was.
+        for (known_at, is_removed) in [(second(3) - crate::support::MICROSECOND, true), (second(3), false)] {
+            let question = json!({"request": request, "at": timestamp(second(3)), "knownAt": timestamp(known_at)});
+            let explained = app.call_with("POST", "/v1/explain", &question).await.expect(200);
+            assert_eq!(explained["removeScopes"] == json!(["email"]), is_removed, "{explained}");
+        }
+        // As it is known now, the answer of then is another one.
+        let question = json!({"request": request, "at": timestamp(second(6))});
+        assert_eq!(app.call_with("POST", "/v1/explain", &question).await.expect(200)["scopes"][0]["reason"], "active");
+        let wrong = json!({"request": request, "knownAt": "then"});
+        app.refuse("POST", "/v1/explain", &wrong, (422, "invalid_value"), &["#/knownAt"]).await;
+        ByHand::open(&database.url).await.run("UPDATE change SET before = NULL, after = NULL").await;
+        let question = json!({"request": request, "knownAt": timestamp(second(6))});
+        app.refuse("POST", "/v1/explain", &question, (422, "invalid_value"), &["#/knownAt"]).await;
     }
 }

@@ -8,6 +8,7 @@
 mod agreement;
 mod bad_input;
 mod batch;
+mod bulk;
 mod cache;
 mod catalogue;
 mod claims;

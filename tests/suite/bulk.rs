@@ -1,0 +1,289 @@
+//! Files of subscriptions: imported line by line, and exported so that they can be imported.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use crate::support::{ADMIN_CREDENTIALS, Answer, App, ByHand, Options, on_both, path_of};
+
+const IMPORT: &str = "/v1/subscriptions/import";
+const EXPORT: &str = "/v1/subscriptions/export";
+const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
+const CSV: (&str, &str) = ("content-type", "text/csv");
+const CHANGES: &str = "SELECT count(*) FROM change WHERE noun = 'subscription'";
+
+fn line(id: &str, user: &str) -> Value {
+    json!({
+        "source": "billing", "externalId": id, "subject": {"type": "user", "id": user}, "scopes": ["email"],
+        "validFrom": "2026-01-01T00:00:00Z", "validUntil": null,
+    })
+}
+
+fn with(mut line: Value, member: &str, value: Value) -> Value {
+    line[member] = value;
+    line
+}
+
+fn file(lines: &[Value]) -> String {
+    lines.iter().fold(String::new(), |mut file, line| {
+        writeln!(file, "{line}").expect("written");
+        file
+    })
+}
+
+async fn import(app: &App, format: (&str, &str), query: &str, body: impl Into<bytes::Bytes>) -> Answer {
+    app.send("POST", &format!("{IMPORT}{query}"), &[ADMIN_CREDENTIALS, format], body).await
+}
+
+/// The counts of a report: created, changed, unchanged, outdated and refused.
+fn counts(report: &Value) -> [i64; 5] {
+    ["created", "changed", "unchanged", "outdated", "refused"].map(|name| report[name].as_i64().expect("a count"))
+}
+
+fn problems(report: &Value) -> Vec<(i64, String, Vec<String>)> {
+    let problems = report["problems"].as_array().expect("problems").iter().map(|problem| {
+        let pointers = problem["problem"]["errors"].as_array().into_iter().flatten();
+        let pointers = pointers.map(|error| error["pointer"].as_str().expect("a pointer").to_owned()).collect();
+        let code = problem["problem"]["code"].as_str().expect("a code").to_owned();
+        (problem["line"].as_i64().expect("a line"), code, pointers)
+    });
+    problems.collect()
+}
+
+/// What a list shows of each, but for what differs from database to database.
+fn told(items: Vec<Value>) -> Vec<Value> {
+    let mut items: Vec<_> = items
+        .into_iter()
+        .map(|mut item| {
+            let item = item.as_object_mut().expect("an object");
+            for member in ["id", "createdAt", "updatedAt", "version"] {
+                item.remove(member);
+            }
+            Value::Object(item.clone())
+        })
+        .collect();
+    items.sort_by_key(|item| item["externalId"].to_string());
+    items
+}
+
+on_both! {
+    async fn a_file_is_imported_line_by_line_and_again_without_harm(database) {
+        let app = database.app().await;
+        app.register("email").await;
+        assert_eq!(app.removed(Some("u0"), "c", &["email"]).await, ["email"]);
+        // More than a chunk, so that there is a next one.
+        let lines: Vec<_> = (0..2_500).map(|number| line(&number.to_string(), &format!("u{number}"))).collect();
+        let report = import(&app, NDJSON, "", file(&lines)).await.expect(200);
+        assert_eq!((counts(&report), &report["complete"], &report["dryRun"]), ([2_500, 0, 0, 0, 0], &json!(true), &json!(false)));
+        assert_eq!(report["lines"], 2_500);
+        // The hooks know it by the answer, though they had just said otherwise.
+        for user in ["u0", "u999", "u1000", "u2499"] {
+            assert!(app.removed(Some(user), "c", &["email"]).await.is_empty(), "{user}");
+        }
+        let by_hand = ByHand::open(&database.url).await;
+        assert_eq!(by_hand.ask::<i64>(CHANGES).await, 2_500);
+        let again = import(&app, NDJSON, "", file(&lines)).await.expect(200);
+        assert_eq!(counts(&again), [0, 0, 2_500, 0, 0]);
+        assert_eq!(by_hand.ask::<i64>(CHANGES).await, 2_500, "what is there already is left");
+        let found = app.call("GET", "/v1/subscriptions/by-external-id?source=billing&externalId=7").await.expect(200);
+        let history = app.walk(&format!("{}/history", path_of(&found))).await;
+        assert_eq!((&history[0]["action"], &history[0]["subscription"]["after"]), (&json!("put"), &found));
+        assert_eq!((history.len(), history[0]["subscription"].get("before")), (1, None));
+    }
+
+    async fn every_member_of_a_line_is_kept_in_either_format_and_comes_out_again(database) {
+        let app = database.app().await;
+        for name in ["email", "phone"] {
+            app.register(name).await;
+        }
+        let full = json!({
+            "source": "billing", "externalId": "a,\"b\"\n🎫", "sourceVersion": 7, "subject": {"type": "client", "id": "c, \"d\""},
+            "scopes": ["email", "phone"], "validFrom": "2026-01-01T00:00:00.000001Z", "validUntil": "2026-08-01T00:00:00Z",
+            "graceUntil": "2026-08-08T00:00:00Z", "pausedFrom": "2026-07-01T00:00:00Z", "pausedUntil": "2026-07-02T00:00:00Z",
+            "canceledAt": "2026-08-04T00:00:00Z",
+        });
+        let lines = [full.clone(), line("plain", "u"), with(line("open", "v"), "pausedFrom", json!("2026-05-01T00:00:00Z"))];
+        let report = import(&app, NDJSON, "", file(&lines)).await.expect(200);
+        assert_eq!(counts(&report), [3, 0, 0, 0, 0], "{report}");
+        let there = told(app.walk("/v1/subscriptions").await);
+        for (name, value) in full.as_object().expect("an object") {
+            assert_eq!(there[0][name], *value, "{name}");
+        }
+        for (format, media) in [("ndjson", NDJSON), ("csv", CSV)] {
+            let exported = app.call("GET", &format!("{EXPORT}?format={format}")).await;
+            assert_eq!(exported.header("content-type"), Some(media.1));
+            let exported = exported.text();
+            let again = import(&app, media, "", exported.clone()).await.expect(200);
+            assert_eq!(counts(&again)[2] + counts(&again)[3], 3, "{format}: {again}\n{exported}");
+            // Into another database, where nothing is there yet.
+            let by_hand = ByHand::open(&database.url).await;
+            by_hand.run("DELETE FROM subscription_scope").await;
+            by_hand.run("DELETE FROM subscription").await;
+            let fresh = import(&app, media, "", exported).await.expect(200);
+            assert_eq!(counts(&fresh), [3, 0, 0, 0, 0], "{format}: {fresh}");
+            assert_eq!(told(app.walk("/v1/subscriptions").await), there, "{format}");
+        }
+    }
+
+    async fn a_line_that_is_refused_is_told_and_the_others_are_imported(database) {
+        let app = database.app().await;
+        app.register("email").await;
+        let taken = app.call_with("PUT", "/v1/subscriptions/by-external-id?source=billing&externalId=taken", &json!({
+            "subject": {"type": "user", "id": "t"}, "scopes": ["email"], "validUntil": null, "sourceVersion": 5,
+        })).await.expect(201);
+        let without = |member: &str| {
+            let mut line = line("x", "u");
+            line.as_object_mut().expect("an object").remove(member);
+            line.to_string()
+        };
+        let lines = [
+            line("1", "a").to_string(),
+            String::new(),
+            "{".to_owned(),
+            "[]".to_owned(),
+            with(line("2", "b"), "scopes", json!(["phone", "email"])).to_string(),
+            with(line("3", "b"), "validUntil", json!("2025-01-01T00:00:00Z")).to_string(),
+            with(line("4", "b"), "validUntil", json!("soon")).to_string(),
+            with(line("5", "b"), "unknown", json!(1)).to_string(),
+            without("validUntil"),
+            without("externalId"),
+            without("source"),
+            "  \r".to_owned(),
+            with(line("taken", "t"), "sourceVersion", json!(4)).to_string(),
+            line("taken", "t").to_string(),
+            with(line("taken", "other"), "sourceVersion", json!(6)).to_string(),
+            with(line("taken", "t"), "sourceVersion", json!(6)).to_string(),
+            "x".repeat(300_000),
+            with(line("1", "a"), "validUntil", json!("2027-01-01T00:00:00Z")).to_string(),
+            line("6", "f").to_string() + "\r",
+        ];
+        for dry_run in [true, false] {
+            let report = import(&app, NDJSON, &format!("?dryRun={dry_run}"), lines.join("\n")).await.expect(200);
+            let expected: [(i64, &str, &[&str]); 12] = [
+                (3, "invalid_json", &[]), (4, "invalid_request", &["#"]), (5, "unknown_scopes", &["#/scopes"]),
+                (6, "invalid_value", &["#/validUntil"]), (7, "invalid_value", &["#/validUntil"]), (8, "invalid_request", &["#/unknown"]),
+                (9, "invalid_request", &["#/validUntil"]), (10, "invalid_request", &["#/externalId"]), (11, "invalid_request", &["#/source"]),
+                (14, "invalid_value", &["#/sourceVersion"]), (15, "invalid_value", &["#/subject"]), (17, "line_too_long", &[]),
+            ];
+            let expected: Vec<_> = expected.into_iter()
+                .map(|(line, code, pointers)| (line, code.to_owned(), pointers.iter().map(|pointer| (*pointer).to_owned()).collect::<Vec<_>>()))
+                .collect();
+            assert_eq!(problems(&report), expected, "{report}");
+            assert_eq!((counts(&report), &report["lines"], &report["complete"]), ([2, 2, 0, 1, 12], &json!(17), &json!(true)), "{report}");
+            assert_eq!(report["dryRun"], dry_run);
+            if dry_run {
+                assert_eq!(app.walk("/v1/subscriptions").await, std::slice::from_ref(&taken), "nothing is kept of it");
+                assert_eq!(app.removed(Some("a"), "c", &["email"]).await, ["email"]);
+            }
+        }
+        assert_eq!(app.walk("/v1/subscriptions").await.len(), 3);
+        let first = app.call("GET", "/v1/subscriptions/by-external-id?source=billing&externalId=1").await.expect(200);
+        assert_eq!((&first["validUntil"], &first["version"]), (&json!("2027-01-01T00:00:00Z"), &json!(2)), "the later line of a file counts");
+    }
+
+    async fn a_file_that_is_wrong_as_a_whole_ends_early(database) {
+        let app = database.app().await;
+        app.register("email").await;
+        let wrong: Vec<_> = (0..3_000).map(|number| with(line(&number.to_string(), "u"), "scopes", json!(["phone"]))).collect();
+        let report = import(&app, NDJSON, "", file(&wrong)).await.expect(200);
+        assert_eq!((&report["complete"], report["problems"].as_array().expect("problems").len()), (&json!(false), 1_000));
+        assert!(report["lines"].as_i64().expect("a count") < 3_000);
+        for (csv, code) in [
+            ("source,externalId\n", "invalid_file"), ("subjectType,subjectId,scopes,validUntil,nonsense\n", "invalid_file"),
+            ("subjectType,subjectId,scopes,validUntil,scopes\n", "invalid_file"), ("\u{0}", "invalid_file"),
+        ] {
+            import(&app, CSV, "", csv).await.expect_problem(400, code);
+        }
+        for (headers, body) in [(&[("content-type", "application/json")][..], "{}"), (&[], "{}"), (&[NDJSON, ("content-encoding", "gzip")], "{}")] {
+            let answer = app.send("POST", IMPORT, &[headers, &[ADMIN_CREDENTIALS]].concat(), body).await;
+            answer.expect_problem(415, "unsupported_media_type");
+        }
+        let keyed = app.send("POST", IMPORT, &[ADMIN_CREDENTIALS, NDJSON, ("idempotency-key", "k")], "").await;
+        keyed.expect_refusal((400, "invalid_request"), &["idempotency-key"], "a key");
+        import(&app, NDJSON, "?dryRun=yes", "").await.expect_refusal((400, "invalid_request"), &["?dryRun"], "dry run");
+        // An empty file is one.
+        for format in [NDJSON, CSV] {
+            assert_eq!(import(&app, format, "", "").await.expect(200)["lines"], 0);
+        }
+        assert!(app.walk("/v1/subscriptions").await.is_empty());
+    }
+
+    async fn a_record_of_comma_separated_values_that_is_refused_is_told(database) {
+        let app = database.app().await;
+        app.register("email").await;
+        let csv = "\
+            scopes,subjectType,subjectId,validUntil,source,externalId,sourceVersion\n\
+            email,user,a,,billing,1,1\n\
+            email,group,a,,billing,2,1\n\
+            email,user,a,,billing,3,one\n\
+            email,user,a,,billing\n\
+            email,user,\"a\n b\",2027-01-01T00:00:00Z,billing,4,\n\
+            email  email,user,a,,billing,5,\n\
+            ,user,a,,billing,6,\n\
+            email,user,,,billing,7,\n\
+            email,user,z,2027-01-01T00:00:00+02:00,billing,8,\n";
+        let report = import(&app, CSV, "", csv).await.expect(200);
+        let refused: Vec<_> = problems(&report).into_iter().map(|(line, _, pointers)| (line, pointers.join(" "))).collect();
+        let expected = [
+            (3, "#/subjectType"), (4, "#/sourceVersion"), (5, "#"), (8, "#/scopes"), (9, "#/scopes"), (10, "#/subject/id"),
+        ];
+        assert_eq!(refused, expected.map(|(line, pointer)| (line, pointer.to_owned())), "{report}");
+        assert_eq!(counts(&report), [3, 0, 0, 0, 6]);
+        let open = "scopes,subjectType,subjectId,validUntil,source,externalId\nemail,user,\"".to_owned() + &"a".repeat(2_000_000);
+        import(&app, CSV, "", open).await.expect_problem(400, "invalid_file");
+        // What is no UTF-8 is refused where it stands.
+        let mut bytes = b"scopes,subjectType,subjectId,validUntil,source,externalId\nemail,user,\xff,,billing,9\n".to_vec();
+        bytes.extend_from_slice(b"email,user,b,,billing,10\n");
+        let report = import(&app, CSV, "", bytes).await.expect(200);
+        assert_eq!((counts(&report), problems(&report)[0].0), ([1, 0, 0, 0, 1], 2), "{report}");
+    }
+
+    async fn what_was_exported_without_an_external_id_is_found_again_by_its_id(database) {
+        let app = database.app().await;
+        app.register("email").await;
+        let created = app.subscribe("u", &["email"], "2026-01-01T00:00:00Z", None).await;
+        let exported = app.call("GET", EXPORT).await.text();
+        assert_eq!(counts(&import(&app, NDJSON, "", exported.clone()).await.expect(200)), [0, 0, 1, 0, 0]);
+        app.call_with("PATCH", &path_of(&created), &json!({"validUntil": "2027-01-01T00:00:00Z"})).await.expect(200);
+        assert_eq!(counts(&import(&app, NDJSON, "", exported.clone()).await.expect(200)), [0, 1, 0, 0, 0]);
+        let back = app.call("GET", &path_of(&created)).await.expect(200);
+        assert_eq!((&back["validUntil"], &back["version"]), (&Value::Null, &json!(3)));
+        let other = exported.replace(created["id"].as_str().expect("an id"), "018f0000-0000-7000-8000-00000000abcd");
+        assert_eq!(counts(&import(&app, NDJSON, "", other).await.expect(200)), [1, 0, 0, 0, 0]);
+        app.call("GET", "/v1/subscriptions/018f0000-0000-7000-8000-00000000abcd").await.expect(200);
+        let wrong = exported.replace(created["id"].as_str().expect("an id"), "x");
+        assert_eq!(problems(&import(&app, NDJSON, "", wrong).await.expect(200))[0].2, ["#/id"]);
+    }
+
+    async fn an_export_holds_each_subscription_once_whatever_the_number_of_pages(database) {
+        let app = database.app().await;
+        app.register("email").await;
+        let lines: Vec<_> = (0..2_000).map(|number| line(&number.to_string(), "u")).collect();
+        import(&app, NDJSON, "", file(&lines)).await.expect(200);
+        let gone = app.subscribe("gone", &["email"], "2026-01-01T00:00:00Z", None).await;
+        app.call("DELETE", &path_of(&gone)).await;
+        app.subscribe("other", &["email"], "2026-01-01T00:00:00Z", None).await;
+        for (query, count) in [("", 2_001), ("?source=billing", 2_000), ("?source=crm", 0)] {
+            let exported = app.call("GET", &format!("{EXPORT}{query}")).await.text();
+            let ids: Vec<_> = exported.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")["id"].to_string()).collect();
+            assert!(ids.is_sorted() && ids.len() == count && ids.iter().collect::<std::collections::BTreeSet<_>>().len() == count, "{query}: {}", ids.len());
+        }
+        let csv = app.call("GET", &format!("{EXPORT}?format=csv")).await.text();
+        assert_eq!(csv.lines().count(), 2_002);
+        app.refuse_query(&format!("{EXPORT}?format=xml"), &["?format"]).await;
+        let empty = app.call("GET", &format!("{EXPORT}?format=csv&source=crm")).await.text();
+        assert_eq!(empty.lines().count(), 1, "the names of the columns");
+    }
+
+    async fn one_import_goes_on_at_a_time(database) {
+        let app = database.app_with(Options::default()).await;
+        app.register("email").await;
+        let origin = tollgate::service::Origin { actor: "test".to_owned(), request_id: "r".to_owned(), idempotency: None };
+        let first = app.service.begin_import(origin, false).expect("begun");
+        let answer = import(&app, NDJSON, "", file(&[line("1", "u")])).await;
+        answer.expect_problem(503, "import_under_way");
+        assert_eq!(answer.header("retry-after"), Some("1"));
+        drop(first);
+        import(&app, NDJSON, "", file(&[line("1", "u")])).await.expect(200);
+    }
+}
