@@ -18,6 +18,7 @@ ALTER TABLE subscription ADD COLUMN source_version {bigint}
     CONSTRAINT subscription_source_version_is_of_a_source
         CHECK (source_version IS NULL OR (external_id IS NOT NULL AND source_version >= 0));
 CREATE UNIQUE INDEX subscription_by_external_id ON subscription (source, external_id) WHERE external_id IS NOT NULL;
+CREATE INDEX subscription_by_source ON subscription (source, id) WHERE external_id IS NOT NULL;
 CREATE INDEX subscription_by_update ON subscription (updated_at, id);
 
 CREATE TABLE idempotency_key (
@@ -35,6 +36,7 @@ CREATE INDEX idempotency_key_by_age ON idempotency_key (answered_at);
 const DOWN: &str = "
 DROP TABLE idempotency_key;
 DROP INDEX subscription_by_update;
+DROP INDEX subscription_by_source;
 DROP INDEX subscription_by_external_id;
 ALTER TABLE subscription DROP COLUMN source_version;
 ALTER TABLE subscription DROP COLUMN external_id;

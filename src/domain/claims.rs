@@ -25,6 +25,9 @@ pub const MAX_CLAIMS_BYTES: usize = 1024;
 /// The most bytes of the claims of one answer, as JSON. A token travels in a header, for which servers commonly have
 /// room for 8 KiB: these make 5.5 KiB of it in Base64, and Access has claims of its own to add.
 pub const MAX_ANSWER_BYTES: usize = 4096;
+/// How deep objects and arrays may lie in a claim: what a token holds is flat, and readers of JSON have limits of their
+/// own, to which every place that holds claims adds.
+pub const MAX_DEPTH: usize = 16;
 
 /// Names of claims that Access makes itself, so that it drops another's.
 const RESERVED_NAMES: [&str; 14] = [
@@ -155,7 +158,9 @@ impl fmt::Debug for Claims {
 
 /// There are too many claims, or they are too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("there are at most {MAX_CLAIMS} claims, of {MAX_CLAIMS_BYTES} bytes of JSON altogether")]
+#[error(
+    "there are at most {MAX_CLAIMS} claims, of {MAX_CLAIMS_BYTES} bytes of JSON altogether, {MAX_DEPTH} levels deep"
+)]
 pub struct TooLarge;
 
 /// What was given are no claims.
@@ -187,6 +192,15 @@ pub enum ClaimsPatch {
     Merge(Map<String, Value>),
 }
 
+/// How many objects and arrays lie in one another.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or_default(),
+        Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or_default(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
+    }
+}
+
 impl Claims {
     /// Claims as somebody gives them.
     ///
@@ -201,7 +215,8 @@ impl Claims {
 
     fn within_limits(members: Map<String, Value>) -> Result<Self, TooLarge> {
         let claims = Self::of(members);
-        let is_small = claims.0.len() <= MAX_CLAIMS && claims.to_json().len() <= MAX_CLAIMS_BYTES;
+        let is_flat = claims.0.iter().all(|(_, value)| depth(value) <= MAX_DEPTH);
+        let is_small = is_flat && claims.0.len() <= MAX_CLAIMS && claims.to_json().len() <= MAX_CLAIMS_BYTES;
         is_small.then_some(claims).ok_or(TooLarge)
     }
 

@@ -384,10 +384,6 @@ impl Life {
         }
         let Renewal { end, grace_until } = renewal;
         let old = self.term.window.until();
-        // A cancellation that lies ahead leaves nothing of what comes after it: nobody shall pay for that.
-        if self.canceled_at.is_some_and(|canceled_at| old.is_some_and(|end| canceled_at <= end)) {
-            return Err(TransitionError::Canceled);
-        }
         let new = match end {
             RenewedEnd::At(until) => until,
             RenewedEnd::AfterEnd(period) => {
@@ -396,6 +392,10 @@ impl Life {
             RenewedEnd::AfterNow(period) => Some(period.after(now).ok_or(TransitionError::TooLong)?),
         };
         let window = self.term.window.prolonged(new).ok_or(TransitionError::NotLonger)?;
+        // A cancellation that lies ahead leaves nothing of what comes after it: nobody shall pay for that.
+        if self.canceled_at.is_some_and(|canceled_at| new.is_none_or(|end| canceled_at <= end)) {
+            return Err(TransitionError::Canceled);
+        }
         let term = match grace_until {
             Some(grace_until) => Term::new(window, grace_until)?,
             None => Term::new(window, self.term.grace_until).unwrap_or_else(|InvalidGrace| window.into()),
@@ -693,9 +693,13 @@ mod tests {
         for canceled_at in [16, 19, 20] {
             check(canceled(graced(), canceled_at), renew(RenewedEnd::At(None)), 15, Err(TransitionError::Canceled));
         }
-        let until_then = canceled(graced(), 21);
-        let renewed = Life { term: window(10, Some(40)).into(), ..until_then };
-        check(until_then, renew(RenewedEnd::At(Some(at(40)))), 15, Ok(renewed));
+        // One in the grace is left of a renewal that ends before it, and no other.
+        let in_grace = canceled(graced(), 26);
+        for end in [RenewedEnd::At(None), RenewedEnd::At(Some(at(40))), RenewedEnd::At(Some(at(26)))] {
+            check(in_grace, renew(end), 15, Err(TransitionError::Canceled));
+        }
+        let term = Term::new(window(10, Some(25)), Some(at(30))).expect("a term");
+        check(in_grace, renew(RenewedEnd::At(Some(at(25)))), 15, Ok(Life { term, ..in_grace }));
     }
 
     /// What a renewal fills in changes, and so does a pause that is over and gives way to another one.

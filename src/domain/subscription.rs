@@ -230,24 +230,43 @@ impl Subscription {
         now: DateTime<Utc>,
     ) -> Result<Put, StateError> {
         let last = self.external.as_ref().and_then(|external| external.version);
+        let is_outdated = last.zip(version).is_some_and(|(last, version)| version <= last);
+        if is_outdated && state.valid_from.is_none() {
+            // Its window would begin where a newer message let it begin, and need not go with that.
+            return if state.subject == self.subject {
+                Ok(Put::Outdated(self))
+            } else {
+                Err(StateError::AnotherSubject)
+            };
+        }
         let external = self.external.clone().map(|external| External { version, ..external });
         // What is wrong is refused, be it late or not.
         let put = self.clone().replaced(state, external, now)?;
         match (last, version) {
             (Some(_), None) => Err(StateError::Unversioned),
-            (Some(last), Some(version)) if version <= last => Ok(Put::Outdated(self)),
+            _ if is_outdated => Ok(Put::Outdated(self)),
             _ => Ok(put),
         }
     }
 
-    /// The subscription after all of it was said again by whoever knows it as it is here.
+    /// The subscription after all of it was said again by whoever knows it as it is here, in a version of ours: what was
+    /// changed since is newer. Without a version the last one that says it counts.
     ///
     /// # Errors
     ///
     /// [`StateError`] when it would change hands, or what is said is no state.
-    pub fn restated(self, state: SubscriptionState, now: DateTime<Utc>) -> Result<Put, StateError> {
+    pub fn restated(
+        self,
+        state: SubscriptionState,
+        version: Option<i64>,
+        now: DateTime<Utc>,
+    ) -> Result<Put, StateError> {
         let external = self.external.clone();
-        self.replaced(state, external, now)
+        let put = self.clone().replaced(state, external, now)?;
+        Ok(match put {
+            Put::Changed(_) if version.is_some_and(|version| version < self.version) => Put::Outdated(self),
+            put => put,
+        })
     }
 
     fn replaced(

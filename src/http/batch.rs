@@ -35,6 +35,8 @@ use crate::{
 /// The most writes of a batch: what a transaction can hold for the time that others wait for it.
 pub const MAX_ITEMS: usize = 1_000;
 
+const _: () = assert!(MAX_ITEMS == 1_000, "the contract names the limit");
+
 /// The operation of batches.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchApi;
@@ -105,7 +107,8 @@ pub struct BatchAnswer {
 /// What became of one write.
 #[derive(Debug, Object, Serialize)]
 pub struct BatchResult {
-    /// The status that it would have had as a request of its own.
+    /// 201 when it recorded a subscription, 200 when it was done otherwise, and the status of its problem when it was
+    /// refused.
     status: u16,
     /// What came of it; absent when it was refused.
     #[oai(skip_serializing_if_is_none)]
@@ -246,9 +249,13 @@ impl BatchItem {
         };
         let old = || {
             let missing = || undescribed(&format!("{place}/id"), "the member is missing");
-            let id = id.as_ref().ok_or_else(missing)?.parse().ok_or_else(Problem::not_found)?;
+            let id = id
+                .as_ref()
+                .ok_or_else(missing)?
+                .parse()
+                .ok_or_else(|| Problem::not_found().below(&format!("{place}/id")))?;
             if is_version_required && version.is_none() {
-                return Err(Problem::if_match_required());
+                return Err(Problem::if_match_required().below(&format!("{place}/version")));
             }
             Ok((id, expected.clone()))
         };
@@ -260,6 +267,9 @@ impl BatchItem {
         let new = |name: &'static str, is_put: bool, body: NewSubscriptionBody| {
             if id.is_some() {
                 return Err(undescribed(&format!("{place}/id"), "it does not go with what is new"));
+            }
+            if version.is_some() && !is_put {
+                return Err(undescribed(&format!("{place}/version"), "it does not go with what is new"));
             }
             let below = format!("{place}/{name}");
             let new = body.parse(prefix).map_err(|problem| problem.below(&below))?;

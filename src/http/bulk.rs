@@ -19,13 +19,14 @@ use poem_openapi::{
     registry::{MetaMediaType, MetaRequest, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry},
 };
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{
     App, Tag,
     auth::ManagementCaller,
     body::Ok200,
     problem::{self, Document, Problem, Refusal, undescribed},
+    router::discard,
     subscription::BooleanText,
     transfer::{CHUNK_LINES, Chunk, Encoder, Format, ReadError, read},
     wire::{SourceText, text},
@@ -41,6 +42,7 @@ use crate::{
 
 /// Lines of an import that are refused before it ends: then something is wrong with the whole file.
 pub const MAX_PROBLEMS: usize = 1_000;
+const _: () = assert!(MAX_PROBLEMS == 1_000, "the contract names the limit");
 /// How long the next part of a file may take to arrive.
 const PART_TIMEOUT: Duration = Duration::from_secs(30);
 /// Parts of a file that wait to be read, and chunks that wait to be imported: together they bound the memory.
@@ -96,6 +98,8 @@ pub struct LineProblem {
 pub struct Upload {
     format: Format,
     parts: mpsc::Receiver<Result<Bytes, io::Error>>,
+    /// What passes the parts on; it ends when all were, or some of those that nobody takes were thrown away.
+    passing: JoinHandle<()>,
 }
 
 impl<'a> ApiExtractor<'a> for Upload {
@@ -122,7 +126,7 @@ impl<'a> ApiExtractor<'a> for Upload {
         }
         let mut stream = Box::pin(body.take()?.into_bytes_stream());
         let (sender, parts) = mpsc::channel(WAITING);
-        tokio::spawn(async move {
+        let passing = tokio::spawn(async move {
             loop {
                 let part = match tokio::time::timeout(PART_TIMEOUT, stream.next()).await {
                     Ok(None) => break,
@@ -130,13 +134,17 @@ impl<'a> ApiExtractor<'a> for Upload {
                     Err(_) => Err(io::ErrorKind::TimedOut.into()),
                 };
                 let is_over = part.is_err();
-                // Nobody takes it once the import has ended.
-                if sender.send(part).await.is_err() || is_over {
+                if sender.send(part).await.is_err() {
+                    // The import has ended. Its sender gets to read the answer, if it has not much left to send.
+                    discard(&mut stream).await;
+                    break;
+                }
+                if is_over {
                     break;
                 }
             }
         });
-        Ok(Self { format, parts })
+        Ok(Self { format, parts, passing })
     }
 }
 
@@ -159,6 +167,10 @@ impl Read for Parts {
         Ok(length)
     }
 }
+
+/// Marks an answer whose body is made while it is sent: until then it is under way.
+#[derive(Debug, Clone, Copy)]
+pub struct Streamed;
 
 /// A file that is written while it is sent.
 pub struct Download {
@@ -183,7 +195,9 @@ impl ApiResponse for Download {
 
 impl IntoResponse for Download {
     fn into_response(self) -> Response {
-        Response::builder().content_type(self.format.media_type()).body(self.body)
+        let mut response = Response::builder().content_type(self.format.media_type()).body(self.body);
+        response.set_data(Streamed);
+        response
     }
 }
 
@@ -197,8 +211,8 @@ impl BulkApi {
     /// Import subscriptions
     ///
     /// A file of any length, one subscription a line: NDJSON, each line as a new subscription is described, or CSV, with
-    /// a first line of the same names, `subjectType` and `subjectId` for the subject, blanks between scopes, and an
-    /// empty value for what is not there. Each line says all of a subscription, and names it by `source` and
+    /// a first line of the same names, `subjectType` and `subjectId` for the subject, blanks between scopes, an
+    /// empty value for what is not there, and `never` for an end that never comes. Each line says all of a subscription, and names it by `source` and
     /// `externalId` (or by the `id` of an export), so that a file can be sent again after it broke off: what is there
     /// already is left. A line that is refused is told, and the others are imported; after 1,000 of them it ends.
     #[oai(path = "/subscriptions/import", method = "post", operation_id = "import-subscriptions")]
@@ -212,19 +226,17 @@ impl BulkApi {
         file: Upload,
     ) -> Result<Ok200<ImportReport>, Refusal<problem::Upload>> {
         let is_dry_run = dry_run.0.map(|text| text.parse("?dryRun")).transpose()?.unwrap_or_default();
-        let import = app.service.begin_import(caller.0, is_dry_run)?;
-        let mut report = ImportReport { dry_run: is_dry_run, ..ImportReport::default() };
-        let file_read =
-            import_file(&app.service, &import, file.format, Parts { parts: file.parts, rest: Bytes::new() });
-        let mut file_read = std::pin::pin!(file_read);
-        while let Some(chunk) = file_read.next().await {
-            let (outcomes, _) = chunk?;
-            if !report.add(outcomes) {
-                return Ok(Ok200(report));
+        let Upload { format, parts, passing } = file;
+        let report = match app.service.begin_import(caller.0, is_dry_run) {
+            Ok(import) => upload(&app.service, &import, is_dry_run, format, parts).await,
+            Err(error) => {
+                drop(parts);
+                Err(error.into())
             }
-        }
-        report.complete = true;
-        Ok(Ok200(report))
+        };
+        // An answer that comes before the end of the file would be lost with the connection.
+        let _ = passing.await;
+        Ok(Ok200(report?))
     }
 
     /// Export subscriptions
@@ -246,13 +258,41 @@ impl BulkApi {
         let source = source.0.map(|source| source.parse("?source")).transpose();
         let source = source.map_err(|error| Problem::invalid_request(vec![error]))?;
         let filter = Filter { source, ..Filter::default() };
+        let permit = app.service.begin_export()?;
         let mut pages = Box::pin(export_pages(Arc::clone(&app.service), filter, format));
         // The first one is waited for, so that an outage is an answer of its own.
         let first = pages.next().await.transpose()?;
-        let rest = pages.map(|page| page.map_err(|_| io::Error::other("the database cannot be asked")));
+        let rest = pages.map(move |page| {
+            // It goes on for as long as its pages are read.
+            let _permit = &permit;
+            page.map_err(|problem| {
+                tracing::warn!(error = problem.document().detail, "an export broke off");
+                io::Error::other("the database cannot be asked")
+            })
+        });
         let body = Body::from_bytes_stream(futures_util::stream::iter(first.map(Ok)).chain(rest));
         Ok(Download { format, body })
     }
+}
+
+/// Imports what is uploaded, to its end or until too much of it was refused.
+async fn upload(
+    service: &Arc<Service>,
+    import: &Import,
+    is_dry_run: bool,
+    format: Format,
+    parts: mpsc::Receiver<Result<Bytes, io::Error>>,
+) -> Result<ImportReport, Problem> {
+    let mut report = ImportReport { dry_run: is_dry_run, ..ImportReport::default() };
+    let mut chunks = std::pin::pin!(import_file(service, import, format, Parts { parts, rest: Bytes::new() }));
+    while let Some(chunk) = chunks.next().await {
+        let (outcomes, _) = chunk?;
+        if !report.add(outcomes) {
+            return Ok(report);
+        }
+    }
+    report.complete = true;
+    Ok(report)
 }
 
 /// What became of a line: its number, and its outcome or what is wrong with it.

@@ -188,6 +188,10 @@ impl TryFrom<Reason> for ExplanationReason {
 
 impl Example for ExplanationRequest {
     fn example() -> Self {
-        Self { request: HookRequest::example(), at: Some(Timestamp("2026-01-31T12:00:00Z".to_owned())), known_at: None }
+        Self {
+            request: HookRequest::example(),
+            at: Some(Timestamp("2026-01-31T12:00:00Z".to_owned())),
+            known_at: Some(Timestamp("2026-01-31T12:00:00Z".to_owned())),
+        }
     }
 }

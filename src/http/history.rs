@@ -161,7 +161,9 @@ impl HistoryApi {
         let has_more = page.cut(&mut changes.records, changes.now, FEED, |_| String::new()).is_some();
         let last = changes.records.last().map(|record| record.place).or(after.map(|(place, _)| place));
         let Place { transaction, seq } = last.unwrap_or(Place { transaction: 0, seq: 0 });
-        let next = Position { now: changes.now, after: format!("{transaction} {seq}") };
+        // Whoever has read all there is stands at the present; who has not, at the last change that was read.
+        let read_at = changes.records.last().filter(|_| has_more).map_or(changes.now, |record| record.at);
+        let next = Position { now: read_at, after: format!("{transaction} {seq}") };
         let items = changes.records.into_iter().map(Into::into).collect();
         Ok(Ok200(Changes { items, next: Cursor(next.encode(FEED)), has_more }))
     }

@@ -278,6 +278,7 @@ impl From<service::Error> for Problem {
             },
             Error::KeyInUse => conflict("idempotency_key_in_use", "A request with that Idempotency-Key is under way.")
                 .with_header(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S)),
+            Error::ExportUnderWay => Self::unavailable("export_under_way", "Other exports are under way; try again."),
             Error::ImportUnderWay => Self::unavailable("import_under_way", "Another import is under way; try again."),
             Error::SecretNotKept => conflict(
                 "secret_not_kept",
@@ -331,6 +332,9 @@ impl Problem {
     /// The same problem of a part of the body: what it names lies below a pointer such as `#/items/0`.
     #[must_use]
     pub fn below(mut self, place: &str) -> Self {
+        if self.errors.is_empty() {
+            self.errors.push(FieldError::new("#", "this is refused"));
+        }
         for error in &mut self.errors {
             if let Some(rest) = error.pointer.strip_prefix('#') {
                 error.pointer = format!("{place}{rest}");

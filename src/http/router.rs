@@ -499,7 +499,6 @@ fn check_query(operation: &Operation, request: &Request) -> Result<(), Problem> 
     if errors.is_empty() { Ok(()) } else { Err(Problem::invalid_request(errors)) }
 }
 
-/// Reads a body of at most `limit` bytes.
 /// The key by which a request is done once, if it has one.
 fn idempotency(request: &Request, body: &Bytes) -> Result<Option<Idempotency>, Problem> {
     let mut lines = request.headers().get_all(IDEMPOTENCY_KEY).into_iter();
@@ -522,6 +521,7 @@ fn idempotency(request: &Request, body: &Bytes) -> Result<Option<Idempotency>, P
     Ok(Some(Idempotency { key: key.to_owned(), digest: digest.finalize().into() }))
 }
 
+/// Reads a body of at most `limit` bytes.
 async fn read_body(body: poem::Body, declared: Option<u64>, limit: usize) -> Result<Bytes, Problem> {
     let mut stream = Box::pin(body.into_bytes_stream());
     let too_large = || Problem::of_status(StatusCode::PAYLOAD_TOO_LARGE);
@@ -553,8 +553,8 @@ async fn read_body(body: poem::Body, declared: Option<u64>, limit: usize) -> Res
     read
 }
 
-/// Reads on for a moment: a connection that is closed while its sender still sends is reset, and the answer lost.
-async fn discard(stream: &mut (impl futures_util::Stream<Item = Result<Bytes, std::io::Error>> + Unpin)) {
+/// Reads on for a moment, and throws it away: a connection that is closed while its sender still sends is reset, and the answer lost.
+pub(super) async fn discard(stream: &mut (impl futures_util::Stream<Item = Result<Bytes, std::io::Error>> + Unpin)) {
     let discarding = async {
         let mut left = DISCARDED_BYTES;
         while let Some(Ok(part)) = stream.next().await {

@@ -14,14 +14,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use hyper::{Response, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
 use poem::{
-    Addr,
+    Addr, Body,
     http::{HeaderValue, Version, header, uri::Scheme},
     web::{LocalAddr, RemoteAddr},
 };
@@ -34,6 +34,7 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use super::{
+    bulk::Streamed,
     connection::{Activity, TimedSocket, TimedStream, Timeouts},
     problem,
     router::Router,
@@ -306,13 +307,19 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin + 'static>(
         let exchange = activity.begin();
         let (shared, local, scheme) = (Arc::clone(shared), local.clone(), scheme.clone());
         async move {
-            let _exchange = exchange;
             let version = request.version();
             let remote = RemoteAddr(Addr::SocketAddr(remote));
             let mut response = shared.router.respond((request, local, remote, scheme).into()).await;
             // In HTTP/2 the connection itself says so.
             if shared.is_leaving.load(Ordering::Relaxed) && version < Version::HTTP_2 {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            if response.data::<Streamed>().is_some() {
+                // What is made while it is sent is under way until its end: the connection must not count as idle.
+                let body = response.take_body().into_bytes_stream();
+                response.set_body(Body::from_bytes_stream(body.inspect(move |_| {
+                    let _ = &exchange;
+                })));
             }
             Ok::<Response<_>, Infallible>(response.into())
         }

@@ -20,6 +20,7 @@ use super::{
     page::{Cursor, Limit, Page},
     problem::{self, FieldError, FieldErrors, Problem, Refusal, undescribed},
     resource::{Created, Deleted, Found, IfMatch, Put},
+    transfer::NEVER,
     wire::{
         DurationText, ExternalIdText, ScopeToken, SourceText, SubjectIdText, SubscriptionId, Timestamp, nullable,
         object, present, present_object, text, word,
@@ -1049,7 +1050,7 @@ impl SubscriptionBody {
             self.subject.id.0.clone(),
             scopes.join(" "),
             self.valid_from.0.clone(),
-            instant(&self.valid_until),
+            self.valid_until.as_ref().map_or_else(|| NEVER.to_owned(), |at| at.0.clone()),
             instant(&self.grace_until),
             instant(&self.paused_from),
             instant(&self.paused_until),

@@ -15,10 +15,9 @@ use super::{
     body,
     claims::ClaimsObject,
     problem::{Problem, undescribed},
-    subscription::{NewSubscriptionBody, SubjectBody, SubjectType, SubscriptionBody},
+    subscription::{NewSubscriptionBody, SubjectBody, SubscriptionBody},
     wire::{
         ExternalIdText, ScopeToken, SourceText, SubjectIdText, SubscriptionId, Timestamp, nullable, object, present,
-        word,
     },
 };
 use crate::{
@@ -125,6 +124,8 @@ const COLUMNS: [&str; 19] = [
     "updatedAt",
     "deletedAt",
 ];
+/// What stands in comma-separated values for an end that never comes: an empty value may be one that was lost.
+pub const NEVER: &str = "never";
 /// The columns without which nothing can be imported: an end that is not named would grant a lifetime.
 const NEEDED_COLUMNS: [&str; 4] = ["subjectType", "subjectId", "scopes", "validUntil"];
 
@@ -160,8 +161,9 @@ struct JsonLine {
     /// What an export tells beside, and no import sets.
     #[serde(default, rename = "status")]
     _status: IgnoredAny,
-    #[serde(default, rename = "version")]
-    _version: IgnoredAny,
+    /// Of a line by id: what was changed since is newer.
+    #[serde(default, deserialize_with = "present")]
+    version: Option<i64>,
     #[serde(default, rename = "createdAt")]
     _created_at: IgnoredAny,
     #[serde(default, rename = "updatedAt")]
@@ -173,8 +175,9 @@ struct JsonLine {
 #[serde(rename_all = "camelCase")]
 struct CsvRecord {
     id: Option<SubscriptionId>,
-    #[serde(deserialize_with = "subject_type")]
-    subject_type: SubjectType,
+    version: Option<i64>,
+    deleted_at: Option<String>,
+    subject_type: String,
     subject_id: String,
     scopes: String,
     valid_from: Option<Timestamp>,
@@ -190,17 +193,23 @@ struct CsvRecord {
     source_version: Option<i64>,
 }
 
-fn subject_type<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<SubjectType, D::Error> {
-    word(deserializer, |text| subject::SubjectType::parse(text).map(Into::into), &["user", "client"])
-}
-
 impl CsvRecord {
     fn line(self) -> Result<JsonLine, Problem> {
         let record = self;
+        if record.deleted_at.is_some() {
+            return Err(undescribed("#/deletedAt", "a subscription that was deleted is not imported"));
+        }
+        let kind = subject::SubjectType::parse(&record.subject_type);
+        let kind = kind.ok_or_else(|| undescribed("#/subjectType", "expected `user` or `client`"))?;
+        let valid_until = match record.valid_until {
+            None => return Err(undescribed("#/validUntil", "expected a timestamp, or `never`")),
+            Some(Timestamp(text)) if text == NEVER => None,
+            end => end,
+        };
         let claims = record.claims.map(|claims| body::parse(claims.as_bytes())).transpose();
         Ok(JsonLine {
             id: record.id,
-            subject: SubjectBody::new(record.subject_type, SubjectIdText(record.subject_id)),
+            subject: SubjectBody::new(kind.into(), SubjectIdText(record.subject_id)),
             scopes: record
                 .scopes
                 .split(' ')
@@ -208,7 +217,7 @@ impl CsvRecord {
                 .map(|name| ScopeToken(name.to_owned()))
                 .collect(),
             valid_from: record.valid_from,
-            valid_until: record.valid_until,
+            valid_until,
             grace_until: record.grace_until,
             paused_from: record.paused_from,
             paused_until: record.paused_until,
@@ -218,7 +227,7 @@ impl CsvRecord {
             external_id: record.external_id,
             source_version: record.source_version,
             _status: IgnoredAny,
-            _version: IgnoredAny,
+            version: record.version,
             _created_at: IgnoredAny,
             _updated_at: IgnoredAny,
         })
@@ -227,7 +236,7 @@ impl CsvRecord {
 
 impl JsonLine {
     fn item(self, prefix: Option<&ClaimsPrefix>) -> Result<Item, Problem> {
-        let id = self.id;
+        let (id, version) = (self.id, self.version);
         let body = NewSubscriptionBody {
             subject: self.subject,
             scopes: self.scopes,
@@ -246,7 +255,8 @@ impl JsonLine {
         let target = match (external, id) {
             (Some(external), _) => Target::External(external),
             (None, Some(id)) => {
-                Target::Id(id.parse().ok_or_else(|| undescribed("#/id", "expected the id of a subscription"))?)
+                let id = id.parse().ok_or_else(|| undescribed("#/id", "expected the id of a subscription"))?;
+                Target::Id { id, version }
             }
             (None, None) => {
                 let detail = "it has to be there, or `id`: a file that is imported again must find its own again";

@@ -1,26 +1,31 @@
 //! The use case of imports: many subscriptions, chunk by chunk, while hooks are answered beside it.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use super::{
-    Error, Expected, Origin, Result, Service, Touched,
+    Error, Expected, Origin, Result, Service, Touched, all_to_their_end,
     subscription::{Batch, Outcome, Target, Write, apply_each},
-    to_its_end,
 };
 use crate::{
     domain::{
         external::{External, ExternalKey},
         scope::Scope,
-        subscription::SubscriptionState,
+        subscription::{Put, Subscription, SubscriptionState},
     },
     store::{
         self,
         bulk::{self, BulkTransaction, Recording, Rows},
     },
 };
+
+/// Writes of a chunk that are done one by one in a transaction: so many that others do not wait for them long.
+const WRITES_AT_ONCE: usize = 100;
 
 /// A subscription of an import: which one, and all that is said of it.
 #[derive(Debug, Clone)]
@@ -39,6 +44,9 @@ pub struct Import {
     _permit: OwnedSemaphorePermit,
 }
 
+/// Items of a chunk, with their places in it.
+type Placed = Vec<(usize, Item)>;
+
 impl Service {
     /// Begins an import.
     ///
@@ -51,7 +59,16 @@ impl Service {
         Ok(Import { origin, is_dry_run, _permit: permit })
     }
 
-    /// Imports a chunk, in one or two transactions, and tells what became of each item. A dry run takes all of it back.
+    /// Begins an export, which goes on for as long as what is given back lives.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ExportUnderWay`] while as many go on here as may.
+    pub fn begin_export(&self) -> Result<OwnedSemaphorePermit> {
+        Arc::clone(&self.exports).try_acquire_owned().map_err(|_| Error::ExportUnderWay)
+    }
+
+    /// Imports a chunk, in a few transactions, and tells what became of each item. A dry run takes all of it back.
     ///
     /// # Errors
     ///
@@ -60,33 +77,31 @@ impl Service {
     pub async fn import(self: &Arc<Self>, import: &Import, items: Vec<Item>) -> Result<Vec<Result<Outcome>>> {
         let service = Arc::clone(self);
         let (origin, is_dry_run) = (import.origin.clone(), import.is_dry_run);
-        to_its_end(async move {
+        all_to_their_end(async move {
             let mut outcomes: Vec<Option<Result<Outcome>>> = Vec::new();
             outcomes.resize_with(items.len(), || None);
-            let rest = match bulk::begin(&service.database).await? {
-                Some(transaction) => service.import_new(transaction, &origin, is_dry_run, items, &mut outcomes).await?,
-                None => items.into_iter().enumerate().collect(),
-            };
+            let (new, mut rest) = service.sort(items, &mut outcomes).await?;
+            match bulk::begin(&service.database).await? {
+                Some(transaction) => {
+                    let left = service.import_new(transaction, &origin, is_dry_run, new, &mut outcomes).await?;
+                    rest.extend(left);
+                }
+                None => rest.extend(new),
+            }
+            // What comes twice comes in its order.
+            rest.sort_by_key(|(place, _)| *place);
             service.import_rest(&origin, is_dry_run, rest, &mut outcomes).await?;
             Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or(Ok(Outcome::Unchanged))).collect())
         })
         .await
     }
 
-    /// Records what is new of a chunk, all at once, and gives back the rest with its places in the chunk: what is there
-    /// already, or comes twice.
-    async fn import_new(
-        self: &Arc<Self>,
-        mut transaction: BulkTransaction,
-        origin: &Origin,
-        is_dry_run: bool,
-        items: Vec<Item>,
-        outcomes: &mut [Option<Result<Outcome>>],
-    ) -> Result<Vec<(usize, Item)>> {
+    /// Parts what is new from what may be a change of what is there. What says nothing new is done with here, without
+    /// a lock: a file that is imported again is read as fast as it was imported.
+    async fn sort(&self, items: Vec<Item>, outcomes: &mut [Option<Result<Outcome>>]) -> Result<(Placed, Placed)> {
         let now = self.clock.now();
-        let known = known(&mut transaction, &items).await?;
+        let known = self.known(&items).await?;
         let (mut seen, mut new, mut rest) = (HashSet::new(), Vec::new(), Vec::new());
-        let mut subscriptions = Vec::new();
         for (place, item) in items.into_iter().enumerate() {
             let missing = known.missing(&item);
             if !missing.is_empty() {
@@ -94,20 +109,73 @@ impl Service {
                 continue;
             }
             let name = name(&item.target);
-            if known.holds(&item.target) || !seen.insert(name) {
+            let there = known.subscriptions.get(&name);
+            if !seen.insert(name) {
                 rest.push((place, item));
                 continue;
             }
+            let Some(there) = there else {
+                new.push((place, item));
+                continue;
+            };
+            match item.target.put(there.clone(), item.state.clone(), now) {
+                Ok(Put::Changed(_)) => rest.push((place, item)),
+                Ok(Put::Unchanged(_)) => outcomes[place] = Some(Ok(Outcome::Unchanged)),
+                Ok(Put::Outdated(_)) => outcomes[place] = Some(Ok(Outcome::Outdated)),
+                Err(error) => outcomes[place] = Some(Err(error)),
+            }
+        }
+        Ok((new, rest))
+    }
+
+    /// What the database knows of a chunk.
+    async fn known(&self, items: &[Item]) -> Result<Known> {
+        let (mut keys, mut ids) = (Vec::new(), Vec::new());
+        for item in items {
+            match &item.target {
+                Target::External(External { key, .. }) => keys.push(key),
+                Target::Id { id, .. } => ids.push(*id),
+            }
+        }
+        let scopes: HashSet<&Scope> = items.iter().flat_map(|item| item.state.scopes.as_slice()).collect();
+        let scopes: Vec<Scope> = scopes.into_iter().cloned().collect();
+        let reading = self.database.begin_reading().await?;
+        let missing = store::catalogue::missing(&reading, &scopes).await?;
+        let by_key = store::subscription::find_by_keys(&reading, &keys).await?;
+        let by_id = store::subscription::find_by_ids(&reading, &ids).await?;
+        let of_key = |subscription: Subscription| {
+            let key = subscription.external.as_ref().map(|external| external.key.clone());
+            ((key, None), subscription)
+        };
+        let of_id = |subscription: Subscription| ((None, Some(subscription.id)), subscription);
+        Ok(Known {
+            subscriptions: by_key.into_iter().map(of_key).chain(by_id.into_iter().map(of_id)).collect(),
+            missing: missing.into_iter().collect(),
+        })
+    }
+
+    /// Records what is new of a chunk, all at once. Gives all of it back when the database knows some of it by now.
+    async fn import_new(
+        self: &Arc<Self>,
+        mut transaction: BulkTransaction,
+        origin: &Origin,
+        is_dry_run: bool,
+        new: Placed,
+        outcomes: &mut [Option<Result<Outcome>>],
+    ) -> Result<Placed> {
+        let now = self.clock.now();
+        let (mut subscriptions, mut placed) = (Vec::with_capacity(new.len()), Vec::with_capacity(new.len()));
+        for (place, item) in new {
             match item.target.clone().new(item.state.clone(), now) {
                 Ok(subscription) => {
                     subscriptions.push(subscription);
-                    new.push((place, item));
+                    placed.push((place, item));
                 }
                 Err(error) => outcomes[place] = Some(Err(error)),
             }
         }
         if subscriptions.is_empty() {
-            return Ok(rest);
+            return Ok(Vec::new());
         }
         let touched = subscriptions.iter().map(|subscription| Touched::Subject(subscription.subject.clone())).collect();
         // Writing the images takes a while, in which this thread would answer no hook.
@@ -115,20 +183,19 @@ impl Service {
         let Origin { actor, request_id, .. } = origin;
         let recording = Recording { at: now, actor, request_id, action: "put" };
         match bulk::insert(&mut transaction, rows, recording).await {
-            Ok(_) if is_dry_run => drop(transaction),
+            Ok(_) if is_dry_run => bulk::undo(transaction).await,
             Ok(seqs) => self.commit(bulk::commit(transaction), seqs, touched).await?,
             // Somebody else recorded one of them, or took a scope out of the catalogue, since they were looked for.
             Err(store::Error::Duplicate(_) | store::Error::Reference(_)) => {
-                rest.extend(new);
-                rest.sort_by_key(|(place, _)| *place);
-                return Ok(rest);
+                bulk::undo(transaction).await;
+                return Ok(placed);
             }
             Err(error) => return Err(error.into()),
         }
-        for (place, _) in new {
+        for (place, _) in placed {
             outcomes[place] = Some(Ok(Outcome::Created));
         }
-        Ok(rest)
+        Ok(Vec::new())
     }
 
     /// Records the rest of a chunk, one by one.
@@ -136,25 +203,27 @@ impl Service {
         self: &Arc<Self>,
         origin: &Origin,
         is_dry_run: bool,
-        rest: Vec<(usize, Item)>,
+        mut rest: Placed,
         outcomes: &mut [Option<Result<Outcome>>],
     ) -> Result<()> {
-        if rest.is_empty() {
-            return Ok(());
-        }
-        let now = self.clock.now();
-        let (places, items): (Vec<usize>, Vec<Item>) = rest.into_iter().unzip();
-        let writes =
-            items.into_iter().map(|Item { target, state }| Write::Put { target, state, expected: Expected::Any });
-        let transaction = self.database.begin().await?;
-        let Batch { results, seqs, touched } = apply_each(&transaction, origin, now, writes.collect()).await?;
-        if is_dry_run {
-            transaction.rollback().await.map_err(store::Error::from)?;
-        } else {
-            self.commit(store::database::commit(transaction), seqs, touched).await?;
-        }
-        for (place, result) in places.into_iter().zip(results) {
-            outcomes[place] = Some(result.map(|written| written.outcome));
+        while !rest.is_empty() {
+            // A dry run sees what the lines before have done, in one transaction.
+            let count = if is_dry_run { rest.len() } else { rest.len().min(WRITES_AT_ONCE) };
+            let later = rest.split_off(count);
+            let (places, items): (Vec<usize>, Vec<Item>) = std::mem::replace(&mut rest, later).into_iter().unzip();
+            let write = |Item { target, state }: Item| Write::Put { target, state, expected: Expected::Any };
+            let writes = items.into_iter().map(write).collect();
+            let now = self.clock.now();
+            let transaction = self.database.begin().await?;
+            let Batch { results, seqs, touched } = apply_each(&transaction, origin, now, writes).await?;
+            if is_dry_run {
+                transaction.rollback().await.map_err(store::Error::from)?;
+            } else {
+                self.commit(store::database::commit(transaction), seqs, touched).await?;
+            }
+            for (place, result) in places.into_iter().zip(results) {
+                outcomes[place] = Some(result.map(|written| written.outcome));
+            }
         }
         Ok(())
     }
@@ -162,48 +231,23 @@ impl Service {
 
 /// What the database knows of a chunk.
 struct Known {
-    keys: HashSet<(String, String)>,
-    ids: HashSet<Uuid>,
-    scopes: HashSet<String>,
+    subscriptions: HashMap<Name, Subscription>,
+    missing: HashSet<Scope>,
 }
 
-async fn known(transaction: &mut BulkTransaction, items: &[Item]) -> Result<Known> {
-    let (mut keys, mut ids) = (Vec::new(), Vec::new());
-    for item in items {
-        match &item.target {
-            Target::External(External { key, .. }) => keys.push(key),
-            Target::Id(id) => ids.push(*id),
-        }
-    }
-    let scopes: HashSet<&Scope> = items.iter().flat_map(|item| item.state.scopes.as_slice()).collect();
-    Ok(Known {
-        keys: bulk::known_keys(transaction, &keys).await?,
-        ids: bulk::known_ids(transaction, ids).await?,
-        scopes: bulk::known_scopes(transaction, &scopes).await?,
-    })
-}
+/// What tells items of one chunk apart: an external id, or an id.
+type Name = (Option<ExternalKey>, Option<Uuid>);
 
 impl Known {
-    fn holds(&self, target: &Target) -> bool {
-        match target {
-            Target::External(External { key, .. }) => {
-                self.keys.contains(&(key.source.as_str().to_owned(), key.id.as_str().to_owned()))
-            }
-            Target::Id(id) => self.ids.contains(id),
-        }
-    }
-
     /// The scopes that an item names and the catalogue does not have.
     fn missing(&self, item: &Item) -> Vec<Scope> {
-        let scopes = item.state.scopes.as_slice().iter();
-        scopes.filter(|scope| !self.scopes.contains(scope.as_str())).cloned().collect()
+        item.state.scopes.as_slice().iter().filter(|scope| self.missing.contains(*scope)).cloned().collect()
     }
 }
 
-/// What tells items of one chunk apart.
-fn name(target: &Target) -> (Option<ExternalKey>, Option<Uuid>) {
+fn name(target: &Target) -> Name {
     match target {
         Target::External(External { key, .. }) => (Some(key.clone()), None),
-        Target::Id(id) => (None, Some(*id)),
+        Target::Id { id, .. } => (None, Some(*id)),
     }
 }

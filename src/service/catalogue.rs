@@ -52,7 +52,10 @@ impl Service {
             let once = service.once(&origin)?;
             let transaction = match once.begin(&service.database, now).await? {
                 Begun::Now(transaction) => transaction,
-                Begun::Before(scope) => return Ok(scope),
+                Begun::Before(scope) => {
+                    service.tell(&[Touched::Catalogue]).await;
+                    return Ok(scope);
+                }
             };
             if let Err(error) = store::catalogue::insert(&transaction, &scope).await {
                 undo(transaction).await;
@@ -108,6 +111,8 @@ impl Service {
             expected.check(old.version)?;
             let new = old.clone().patch(patch, now)?;
             if new.version == old.version {
+                // Whoever is answered so may have asked before, elsewhere or in vain.
+                service.tell(&[Touched::Catalogue]).await;
                 return Ok(new);
             }
             store::catalogue::update(&transaction, &new).await?;

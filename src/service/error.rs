@@ -79,6 +79,9 @@ pub enum Error {
     /// A request with that key is under way.
     #[error("a request with that key is under way")]
     KeyInUse,
+    /// As many exports go on as may.
+    #[error("too many exports are under way")]
+    ExportUnderWay,
     /// Another import goes on.
     #[error("another import is under way")]
     ImportUnderWay,

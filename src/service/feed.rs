@@ -10,7 +10,10 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -79,6 +82,7 @@ pub struct Feed {
     tell: Notify,
     /// Changes made here that the feed has not shown yet: the cache is told of them by those who make them.
     own: Mutex<HashSet<i64>>,
+    is_watched: AtomicBool,
 }
 
 impl Feed {
@@ -101,13 +105,15 @@ impl Feed {
             wake: Notify::new(),
             tell: Notify::new(),
             own: Mutex::default(),
+            is_watched: AtomicBool::new(false),
         })
     }
 
     /// Tells that changes are about to be committed by somebody who tells the cache of them, so that it need not
     /// be told again when the feed shows them.
     pub fn making(&self, seqs: &[i64]) {
-        if self.ground.database.postgres().is_some() {
+        // Who does not watch is shown nothing, so nothing would take them out again.
+        if self.ground.database.postgres().is_some() && self.is_watched.load(Ordering::Relaxed) {
             self.own().extend(seqs);
         }
     }
@@ -136,6 +142,7 @@ impl Feed {
     /// [`store::Error::Unavailable`] when the database cannot be asked where to begin.
     pub async fn watch(self: &Arc<Self>, settings: FeedSettings) -> store::Result<JoinSet<()>> {
         let mut tasks = JoinSet::new();
+        self.is_watched.store(true, Ordering::Relaxed);
         if self.ground.database.postgres().is_some() {
             let asked_at = Instant::now();
             let reader = self.start().await?;
@@ -234,6 +241,8 @@ impl Feed {
         let since = TimeDelta::from_std(asked_at.elapsed() / 2).unwrap_or_default();
         self.ground.metrics.observe_skew(database_now - (now - since));
         let Some(news) = news else {
+            // Among them are our own, which it would not show again.
+            self.own().clear();
             self.all_changed();
             self.reload_catalogue();
             return horizon;

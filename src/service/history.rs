@@ -25,6 +25,9 @@ const PRUNE_INTERVAL: Duration = Duration::from_hours(1);
 /// The pause between two batches of it.
 const PRUNE_GAP: Duration = Duration::from_millis(5);
 
+/// How much later than it says a change may have been committed, or by another clock.
+const PRUNE_SLACK: TimeDelta = TimeDelta::minutes(1);
+
 /// What is kept for a while only.
 #[derive(Debug, Clone, Copy)]
 enum Prunable {
@@ -66,8 +69,10 @@ impl Service {
     /// [`Error::ChangesGone`] when changes after that place may have been pruned since, or the database is another one.
     pub async fn changes(&self, after: Option<(Place, DateTime<Utc>)>, limit: u64) -> Result<Changes> {
         let now = self.clock.now();
-        let is_pruned =
-            |(_, read_at): (Place, DateTime<Utc>)| self.pruned_before(now).is_some_and(|kept| read_at < kept);
+        // Times are those of the writers' clocks, read before they commit.
+        let is_pruned = |(_, read_at): (Place, DateTime<Utc>)| {
+            self.pruned_before(now).is_some_and(|kept| read_at < kept + PRUNE_SLACK)
+        };
         if after.is_some_and(is_pruned) {
             return Err(Error::ChangesGone);
         }

@@ -130,6 +130,11 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 const TOKENS_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the management API waits for a use case.
 const API_TIMEOUT: Duration = Duration::from_secs(6);
+/// How long a batch, or a chunk of an import, may take: a thousand writes, several questions each, to a database that is
+/// not near.
+const BULK_TIMEOUT: Duration = Duration::from_mins(1);
+/// Exports that go on at once: each holds a connection for a moment, again and again.
+const CONCURRENT_EXPORTS: usize = 2;
 /// Imports that go on at once: several would only share the database, and take more of it from the hooks.
 const CONCURRENT_IMPORTS: usize = 1;
 /// How long a write may take after nobody waits for it any more, before its connection is given up.
@@ -147,6 +152,7 @@ pub struct Service {
     uses: Uses,
     running: Arc<Running>,
     imports: Arc<Semaphore>,
+    exports: Arc<Semaphore>,
     feed: Arc<Feed>,
     metrics: Arc<Metrics>,
     policy: Policy,
@@ -198,6 +204,7 @@ impl Service {
             uses: Uses::default(),
             running: Arc::default(),
             imports: Arc::new(Semaphore::new(CONCURRENT_IMPORTS)),
+            exports: Arc::new(Semaphore::new(CONCURRENT_EXPORTS)),
             feed,
             metrics,
             policy,
@@ -315,6 +322,15 @@ impl Service {
 pub fn new_id(now: DateTime<Utc>) -> Uuid {
     let seconds = u64::try_from(now.timestamp()).unwrap_or_default();
     Uuid::new_v7(Timestamp::from_unix(NoContext, seconds, now.timestamp_subsec_nanos()))
+}
+
+/// The same for many writes, which take longer.
+async fn all_to_their_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    match tokio::spawn(tokio::time::timeout(BULK_TIMEOUT, work)).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err(Error::TimedOut),
+        Err(error) => Err(Error::Aborted(error)),
+    }
 }
 
 /// Runs a write to its end even when the one who asked for it hangs up: one that is dropped half-way leaves a

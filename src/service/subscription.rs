@@ -7,7 +7,7 @@ use sea_orm::{DatabaseTransaction, TransactionTrait as _};
 use uuid::Uuid;
 
 use super::{
-    Error, Expected, Origin, Result, Service, Touched,
+    Error, Expected, Origin, Result, Service, Touched, all_to_their_end,
     idempotency::{Begun, Kept, undo},
     in_time, new_id, to_its_end,
 };
@@ -92,7 +92,12 @@ pub enum Target {
     /// What another system knows it by, and the version of what it says.
     External(External),
     /// Its id, from an export.
-    Id(Uuid),
+    Id {
+        /// The id.
+        id: Uuid,
+        /// The version that was exported; none when it was not told.
+        version: Option<i64>,
+    },
 }
 
 /// What a write came to.
@@ -186,7 +191,11 @@ impl Service {
             let once = service.once(&origin)?;
             let transaction = match once.begin(&service.database, now).await? {
                 Begun::Now(transaction) => transaction,
-                Begun::Before(written) => return Ok(written),
+                Begun::Before(written) => {
+                    let written: Written = written;
+                    service.tell(&[Touched::Subject(written.shown.subscription.subject.clone())]).await;
+                    return Ok(written);
+                }
             };
             let applied = match apply(&transaction, now, write).await {
                 Ok(applied) => applied,
@@ -221,12 +230,16 @@ impl Service {
         answer: impl FnOnce(Vec<Result<Written>>) -> String + Send + 'static,
     ) -> Result<String> {
         let service = Arc::clone(self);
-        to_its_end(async move {
+        all_to_their_end(async move {
             let now = service.clock.now();
             let once = service.once(&origin)?;
             let transaction = match once.begin(&service.database, now).await? {
                 Begun::Now(transaction) => transaction,
-                Begun::Before(answer) => return Ok(answer),
+                Begun::Before(answer) => {
+                    // Whose subscriptions were in it is not kept.
+                    service.facts.all_changed();
+                    return Ok(answer);
+                }
             };
             let Batch { results, seqs, touched } = if is_atomic {
                 match apply_all(&transaction, &origin, now, writes).await {
@@ -424,7 +437,7 @@ async fn put(
     expected: &Expected,
 ) -> Result<Applied> {
     let found = match &target {
-        Target::Id(id) => store::subscription::lock(transaction, *id).await?,
+        Target::Id { id, .. } => store::subscription::lock(transaction, *id).await?,
         Target::External(External { key, .. }) => match store::subscription::lock_by_key(transaction, key).await? {
             // Of two that come at once for a key that is new, the second one waits here, and finds the first one's row.
             None => {
@@ -438,16 +451,37 @@ async fn put(
         if *expected != Expected::Any {
             return Err(Error::VersionMismatch);
         }
-        let new = target.new(state, now)?;
-        insert(transaction, &new).await?;
-        return Ok(Applied::created(new, "put"));
+        let new = target.clone().new(state.clone(), now)?;
+        // A create, or an import, may record it at this very moment: then it is there, and this is a change of it.
+        let savepoint = transaction.begin().await.map_err(store::Error::from)?;
+        match insert(&savepoint, &new).await {
+            Ok(()) => {
+                savepoint.commit().await.map_err(store::Error::from)?;
+                return Ok(Applied::created(new, "put"));
+            }
+            Err(Error::ExternalIdExists) => savepoint.rollback().await.map_err(store::Error::from)?,
+            Err(error) => return Err(error),
+        }
+        let there = match &target {
+            Target::External(External { key, .. }) => store::subscription::lock_by_key(transaction, key).await?,
+            Target::Id { id, .. } => store::subscription::lock(transaction, *id).await?,
+        };
+        let old = there.ok_or(Error::ExternalIdExists)?;
+        return restate(transaction, now, target, state, old).await;
     };
     expected.check(old.version)?;
-    let put = match target {
-        Target::External(External { version, .. }) => old.clone().put(state, version, now)?,
-        Target::Id(_) => old.clone().restated(state, now)?,
-    };
-    match put {
+    restate(transaction, now, target, state, old).await
+}
+
+/// Changes a subscription to what is said of it.
+async fn restate(
+    transaction: &DatabaseTransaction,
+    now: DateTime<Utc>,
+    target: Target,
+    state: SubscriptionState,
+    old: Subscription,
+) -> Result<Applied> {
+    match target.put(old.clone(), state, now)? {
         Put::Changed(new) => {
             update(transaction, &old, &new).await?;
             Ok(Applied::changed(old, new, "put"))
@@ -458,11 +492,19 @@ async fn put(
 }
 
 impl Target {
+    /// What becomes of the subscription that is there.
+    pub(super) fn put(&self, old: Subscription, state: SubscriptionState, now: DateTime<Utc>) -> Result<Put> {
+        Ok(match self {
+            Self::External(External { version, .. }) => old.put(state, *version, now)?,
+            Self::Id { version, .. } => old.restated(state, *version, now)?,
+        })
+    }
+
     /// The subscription that is recorded when none is there.
     pub(super) fn new(self, state: SubscriptionState, now: DateTime<Utc>) -> Result<Subscription> {
         Ok(match self {
             Self::External(external) => Subscription::new(new_id(now), state, Some(external), now)?,
-            Self::Id(id) => Subscription::new(id, state, None, now)?,
+            Self::Id { id, .. } => Subscription::new(id, state, None, now)?,
         })
     }
 }

@@ -178,7 +178,10 @@ impl Service {
             let transaction = match once.begin::<String>(&service.database, now).await? {
                 Begun::Now(transaction) => transaction,
                 // Revoked is for good, so it still is what was answered.
-                Begun::Before(_) => return service.token(id).await,
+                Begun::Before(_) => {
+                    service.tell(&[Touched::Tokens]).await;
+                    return service.token(id).await;
+                }
             };
             let Some(old) = store::token::lock(&transaction, id).await? else {
                 undo(transaction).await;

@@ -3,8 +3,6 @@
 //! Rows travel as arrays, one for each column, which the library's own inserts do not know: the statements are raw. On
 //! SQLite a statement is a function call, so that one row at a time is as good, and nothing here is used.
 
-use std::collections::HashSet;
-
 use chrono::{DateTime, Utc};
 use sea_orm::{
     DbBackend,
@@ -18,19 +16,7 @@ use super::{
     error::{Error, Result},
     image,
 };
-use crate::domain::{
-    external::{ExternalKey, SourceVersion},
-    scope::Scope,
-    subscription::Subscription,
-};
-
-const KNOWN_KEYS: &str = "
-SELECT source, external_id FROM subscription
-WHERE (source, external_id) IN (SELECT * FROM unnest($1::text[], $2::text[])) AND external_id IS NOT NULL";
-
-const KNOWN_IDS: &str = "SELECT id FROM subscription WHERE id = ANY ($1)";
-
-const KNOWN_SCOPES: &str = "SELECT name FROM catalogue_scope WHERE name = ANY ($1)";
+use crate::domain::{external::SourceVersion, subscription::Subscription};
 
 const SUBSCRIPTIONS: &str = "
 INSERT INTO subscription (id, subject_type, subject_id, valid_from, valid_until, grace_until, paused_from, paused_until,
@@ -148,36 +134,10 @@ pub async fn commit(transaction: BulkTransaction) -> Result<()> {
     transaction.commit().await.map_err(Error::of_raw_commit)
 }
 
-/// Which of these keys are known already, be it of deleted subscriptions, as pairs of source and id.
-///
-/// # Errors
-///
-/// [`Error::Unavailable`] when the database cannot be asked.
-pub async fn known_keys(connection: &mut PgConnection, keys: &[&ExternalKey]) -> Result<HashSet<(String, String)>> {
-    let (sources, ids): (Vec<&str>, Vec<&str>) = keys.iter().map(|key| (key.source.as_str(), key.id.as_str())).unzip();
-    let known = sqlx::query_as(KNOWN_KEYS).bind(sources).bind(ids).fetch_all(connection).await?;
-    Ok(known.into_iter().collect())
-}
-
-/// Which of these ids are known already, be it of deleted subscriptions.
-///
-/// # Errors
-///
-/// [`Error::Unavailable`] when the database cannot be asked.
-pub async fn known_ids(connection: &mut PgConnection, ids: Vec<Uuid>) -> Result<HashSet<Uuid>> {
-    let known = sqlx::query_scalar(KNOWN_IDS).bind(ids).fetch_all(connection).await?;
-    Ok(known.into_iter().collect())
-}
-
-/// Which of these scopes are in the catalogue.
-///
-/// # Errors
-///
-/// [`Error::Unavailable`] when the database cannot be asked.
-pub async fn known_scopes(connection: &mut PgConnection, scopes: &HashSet<&Scope>) -> Result<HashSet<String>> {
-    let names: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
-    let known = sqlx::query_scalar(KNOWN_SCOPES).bind(names).fetch_all(connection).await?;
-    Ok(known.into_iter().collect())
+/// Takes such a transaction back, and waits for it.
+pub async fn undo(transaction: BulkTransaction) {
+    // One that cannot be taken back ends with its connection.
+    let _ = transaction.rollback().await;
 }
 
 /// Records new subscriptions with their scopes and their changes, and gives back the places of the changes.

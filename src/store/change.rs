@@ -46,13 +46,20 @@ LEFT JOIN (
 
 const START: &str = "SELECT pg_current_snapshot()::text, pg_is_in_recovery()";
 
+// The oldest are looked at, and no others: there is no index on the time, and none is worth it.
 const PRUNE_ON_POSTGRES: &str = "
 DELETE FROM change WHERE seq IN (
-    SELECT seq FROM change WHERE at < $1 AND xid < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY seq LIMIT 10000
+    SELECT seq FROM (SELECT seq, at, xid FROM change ORDER BY seq LIMIT 10000) AS oldest
+    WHERE at < $1 AND xid < pg_snapshot_xmin(pg_current_snapshot())
 )";
 
-const PRUNE_ON_SQLITE: &str =
-    "DELETE FROM change WHERE seq IN (SELECT seq FROM change WHERE at < ?1 ORDER BY seq LIMIT 10000)";
+const PRUNE_ON_SQLITE: &str = "DELETE FROM change WHERE seq IN
+        (SELECT seq FROM (SELECT seq, at FROM change ORDER BY seq LIMIT 10000) AS oldest WHERE at < ?1)";
+
+const FOREIGN: &str = "SELECT EXISTS (SELECT FROM change WHERE xid >= pg_snapshot_xmax(pg_current_snapshot()))";
+
+// The first id that a server gives to anybody is 3.
+const ADOPT: &str = "UPDATE change SET xid = '3' WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())";
 
 /// What a change was made to, with what was there before and after it.
 #[derive(Debug, Clone, Copy)]
@@ -220,6 +227,13 @@ pub async fn since<C: ConnectionTrait>(connection: &C, after: Place, limit: u64)
     let backend = connection.get_database_backend();
     let (seq, limit) = (after.seq.into(), limit_value(limit));
     if backend != DbBackend::Postgres {
+        // The highest number that was ever given: a file that was put back has not come so far.
+        let given = "SELECT coalesce(max(seq), 0) >= $1 FROM sqlite_sequence WHERE name = 'change'";
+        let given = Statement::from_sql_and_values(backend, given, [after.seq.into()]);
+        let row = connection.query_one_raw(given).await?.ok_or_else(|| Error::corrupt("seq"))?;
+        if !row.try_get_by_index::<bool>(0)? {
+            return Ok(None);
+        }
         let sql = format!("SELECT {COLUMNS} FROM change WHERE seq > $1 AND noun <> '{TOKEN}' ORDER BY seq LIMIT $2");
         let rows = connection.query_all_raw(Statement::from_sql_and_values(backend, sql, [seq, limit])).await?;
         return rows.iter().map(|row| record(row, 0)).collect::<Result<_>>().map(Some);
@@ -249,6 +263,12 @@ fn limit_value(limit: u64) -> sea_orm::Value {
     i64::try_from(limit).unwrap_or(i64::MAX).into()
 }
 
+/// What an image shows, unless somebody wrote it by hand and it cannot be read: that costs the image, and not all that
+/// was recorded after it.
+fn readable<T>(image: Result<T>) -> Option<T> {
+    image.inspect_err(|_| tracing::warn!("an image in the history cannot be read, and is left out")).ok()
+}
+
 fn record(row: &QueryResult, transaction: u64) -> Result<Record> {
     let noun: String = row.try_get("", "noun")?;
     let (before, after): (Option<String>, Option<String>) = (row.try_get("", "before")?, row.try_get("", "after")?);
@@ -256,8 +276,8 @@ fn record(row: &QueryResult, transaction: u64) -> Result<Record> {
         CATALOGUE => {
             let name: Option<String> = row.try_get("", "scope")?;
             let name = catalogue::scope(&name.unwrap_or_default())?;
-            let read = |image: Option<String>| image.map(|image| image::scope(name.clone(), &image)).transpose();
-            Recorded::Catalogue { before: read(before)?, after: read(after)?, name }
+            let read = |image: Option<String>| image.and_then(|image| readable(image::scope(name.clone(), &image)));
+            Recorded::Catalogue { before: read(before), after: read(after), name }
         }
         SUBSCRIPTION => {
             let (kind, id): (Option<String>, Option<String>) =
@@ -265,9 +285,10 @@ fn record(row: &QueryResult, transaction: u64) -> Result<Record> {
             let subject = subject(&kind.unwrap_or_default(), &id.unwrap_or_default())?;
             let id: Option<Uuid> = row.try_get("", "subscription_id")?;
             let id = id.ok_or_else(|| Error::corrupt("subscription_id"))?;
-            let read =
-                |image: Option<String>| image.map(|image| image::subscription(id, subject.clone(), &image)).transpose();
-            Recorded::Subscription { before: read(before)?, after: read(after)?, id, subject }
+            let read = |image: Option<String>| {
+                image.and_then(|image| readable(image::subscription(id, subject.clone(), &image)))
+            };
+            Recorded::Subscription { before: read(before), after: read(after), id, subject }
         }
         _ => return Err(Error::corrupt("noun")),
     };
@@ -370,6 +391,24 @@ pub async fn data_version(writers: &DatabaseConnection) -> Result<i64> {
     let statement = Statement::from_string(DbBackend::Sqlite, "PRAGMA data_version");
     let row = writers.query_one_raw(statement).await?.ok_or_else(|| Error::corrupt("data_version"))?;
     Ok(row.try_get_by_index(0)?)
+}
+
+/// Makes changes this server's that were restored from another one's dump: the ids of their transactions are beyond the
+/// ids that this one has given, so to it they would lie in the future. They come before all that is its own.
+///
+/// # Errors
+///
+/// [`Error::Unexpected`] when there are some and the role may not change them: it takes the owner of the tables.
+pub async fn adopt(transaction: &DatabaseTransaction) -> Result<()> {
+    if transaction.get_database_backend() != DbBackend::Postgres {
+        return Ok(());
+    }
+    let row = transaction.query_one_raw(Statement::from_string(DbBackend::Postgres, FOREIGN)).await?;
+    let is_foreign: bool = row.ok_or_else(|| Error::corrupt("xid"))?.try_get_by_index(0)?;
+    if is_foreign {
+        transaction.execute_unprepared(ADOPT).await?;
+    }
+    Ok(())
 }
 
 /// Deletes some of the changes that are older than `before` and that no reader of the feed can still have to see, and

@@ -3,7 +3,7 @@
 use migration::{Migrator, MigratorTrait as _};
 use sea_orm::{ConnectionTrait as _, DbBackend};
 
-use super::{Database, database::commit, error::Result};
+use super::{Database, change, database::commit, error::Result};
 
 /// The key of the advisory lock under which replicas on Postgres migrate one after the other: "tollgate" in ASCII.
 const MIGRATION_LOCK: i64 = 0x746F_6C6C_6761_7465;
@@ -20,6 +20,8 @@ pub enum Migrated {
 }
 
 /// Takes the steps that are still to be taken: all of them or, when it is cut off, none.
+///
+/// Changes that were restored from another server's dump are made this one's ([`change::adopt`]).
 ///
 /// It runs in one transaction under a lock, so replicas that start together wait for the first of them. Steps that
 /// this version does not know are a newer version's, and made so that this one can live with them.
@@ -48,6 +50,7 @@ pub async fn migrate(database: &Database) -> Result<Migrated> {
             Migrated::Steps(steps)
         }
     };
+    change::adopt(&transaction).await?;
     commit(transaction).await?;
     Ok(migrated)
 }

@@ -276,6 +276,7 @@ fn the_layers_use_each_other_in_one_direction() {
                 "crate::http::contract",
                 "crate::http::tls::Files",
                 "crate::http::tls::NamedFile",
+                "crate::http::transfer::Format",
                 "crate::service::Policy",
             ],
         ),
