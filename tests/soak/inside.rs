@@ -20,6 +20,7 @@ use tokio::{
 use tollgate::{
     domain::{
         catalogue::Requires,
+        claims::Claims,
         scope::Scope,
         subject::{Subject, SubjectId, SubjectType},
         subscription::{ScopeSet, SubscriptionState},

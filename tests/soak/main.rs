@@ -12,6 +12,7 @@ mod cost;
 mod crash;
 mod database;
 mod harness;
+mod import;
 mod inside;
 #[path = "../suite/issuer.rs"]
 #[expect(dead_code, reason = "the suite uses the rest")]
@@ -109,6 +110,12 @@ fn rows() -> Vec<Row> {
             "bulk writes and slow reports use up the API's connections",
             "hook p99 less than twice as long as without",
             load::busy_api,
+        ),
+        Row::new(
+            "IMPORT",
+            "a million subscriptions are imported, Postgres",
+            "at least half as fast as COPY into the same tables; bounded memory; hook p99 less than twice as long",
+            import::million,
         ),
         Row::new(
             "F8",

@@ -1,0 +1,159 @@
+//! A million lines: how fast, in how much memory, and what hooks notice of it.
+
+use std::{
+    fs::File,
+    io::{BufWriter, Read as _, Write as _},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::{
+    client::{Load, SCOPE, Seen, count_not_ok, first_not_ok, times},
+    database::Sql,
+    harness::{self, Ground, Launch},
+    measure::{Report, duration, rate},
+};
+
+/// What is imported is told by this source.
+const SOURCE: &str = "import";
+/// The most memory that an import may add to what the service had, in kilobytes. Among it are the subjects whose facts
+/// the hooks ask for beside it.
+const MEMORY_LIMIT_KB: u64 = 128 * 1024;
+/// How long hooks are measured without it.
+const ALONE: Duration = Duration::from_secs(20);
+
+/// IMPORT.
+pub async fn million(ground: Arc<Ground>) -> anyhow::Result<Report> {
+    let folder = ground.folder("import")?;
+    let url = ground.database().await?;
+    let (tollgate, _) = Launch::new(&folder, &url)?.start_ready().await?;
+    let (caller, sql) = (tollgate.caller(), Sql::connect(&url).await?);
+    caller.register(SCOPE).await?;
+    sql.seed("h-", ground.pick(10_000, 2_000)).await?;
+    let lines: u64 = ground.pick(1_000_000, 50_000);
+    let file = write_file(&folder, lines)?;
+
+    // Subjects that are known by now, as in a service that has run for a while.
+    let next = |number: u64| (format!("h-{}", number % 500), number.is_multiple_of(2));
+    let hooks = || Load::start(tollgate.launch.listen, 4, Duration::from_millis(20), next);
+    let warming = hooks();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    warming.end().await?;
+    let load = hooks();
+    tokio::time::sleep(ground.pick(ALONE, ALONE / 4)).await;
+    let alone = load.end().await?;
+
+    let (before_kb, _) = tollgate.resident()?;
+    let load = hooks();
+    let start = Instant::now();
+    let answer = upload(tollgate.launch.listen, &file).await?;
+    let imported_in = start.elapsed();
+    let beside = load.end().await?;
+    let (_, most_kb) = tollgate.resident()?;
+    let created = answer["created"].as_u64().unwrap_or_default();
+
+    let start = Instant::now();
+    let again = upload(tollgate.launch.listen, &file).await?;
+    let again_in = start.elapsed();
+
+    let copied_in = copy(&ground, &folder, &url).await?;
+    let mut report = Report::default();
+    let (import_rate, copy_rate) = (rate(lines, imported_in), rate(lines, copied_in));
+    report.figure(format!(
+        "{lines} lines in {}: {import_rate:.0}/s; COPY of the same rows into the same tables in {}: {copy_rate:.0}/s; ratio {:.2}",
+        duration(imported_in),
+        duration(copied_in),
+        import_rate / copy_rate
+    ));
+    report.figure(format!("again, all unchanged: {:.0}/s", rate(lines, again_in)));
+    report.figure(format!("memory {} MB before, {} MB at most", before_kb / 1024, most_kb / 1024));
+    let p99 = |seen: &[Seen]| times(seen).percentile(990);
+    let ratio = p99(&beside).as_secs_f64() / p99(&alone).as_secs_f64().max(1e-6);
+    report.figure(format!("hooks alone: {}", times(&alone).told()));
+    report.figure(format!("hooks beside it: {}, p99 ratio {ratio:.2}", times(&beside).told()));
+    let not_ok = count_not_ok(&alone) + count_not_ok(&beside);
+    if not_ok > 0 {
+        report.figure(format!("{not_ok} not right: {}{}", first_not_ok(&alone), first_not_ok(&beside)));
+    }
+    report.require(created == lines, format!("every line is imported: {answer}"));
+    report.require(again["unchanged"].as_u64() == Some(lines), format!("nothing is imported twice: {again}"));
+    report.require(import_rate >= 0.5 * copy_rate, "at least half as fast as COPY");
+    report.require(most_kb < before_kb + MEMORY_LIMIT_KB, "bounded memory");
+    report.require(ratio < 2.0, "hook p99 less than twice as long beside it");
+    report.require(not_ok == 0, "every hook request is answered right");
+    Ok(report)
+}
+
+fn write_file(folder: &Path, lines: u64) -> anyhow::Result<PathBuf> {
+    let path = folder.join("import.ndjson");
+    let mut file = BufWriter::new(File::create(&path)?);
+    for number in 0..lines {
+        writeln!(
+            file,
+            r#"{{"source":"{SOURCE}","externalId":"sub_{number}","sourceVersion":1,"subject":{{"type":"user","id":"customer-{number}"}},"scopes":["{SCOPE}"],"validFrom":"2026-01-01T00:00:00Z","validUntil":"2027-01-01T00:00:00Z"}}"#
+        )?;
+    }
+    file.flush()?;
+    Ok(path)
+}
+
+/// Sends a file as it is read, and gives back the report.
+async fn upload(address: SocketAddr, path: &Path) -> anyhow::Result<Value> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let mut stream = TcpStream::connect(address).await?;
+    let head = format!(
+        "POST /v1/subscriptions/import HTTP/1.1\r\nhost: soak\r\nauthorization: Bearer admin-token\r\n\
+        content-type: application/x-ndjson\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await?;
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        let count = file.read(&mut buffer)?;
+        if count == 0 {
+            break;
+        }
+        stream.write_all(&buffer[..count]).await?;
+    }
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+    anyhow::ensure!(head.starts_with("HTTP/1.1 200"), "{answer}");
+    Ok(serde_json::from_str(body)?)
+}
+
+/// Copies what was imported into another database with the same tables: how long the writing took.
+async fn copy(ground: &Ground, folder: &Path, from: &str) -> anyhow::Result<Duration> {
+    let to = ground.database().await?;
+    let (tollgate, _) = Launch::new(folder, &to)?.start_ready().await?;
+    tollgate.caller().register(SCOPE).await?;
+    drop(tollgate);
+    let psql = ground.postgres_tools.join("psql");
+    let run = |url: &str, command: String| {
+        harness::output(&psql, &["-X", "-q", "-v", "ON_ERROR_STOP=1", url, "-c", &command])
+    };
+    let own = format!("SELECT id FROM subscription WHERE source = '{SOURCE}'");
+    let parts = [
+        ("subscription", format!("id IN ({own})")),
+        ("subscription_scope", format!("subscription_id IN ({own})")),
+        ("change", format!("subscription_id IN ({own})")),
+    ];
+    let mut took = Duration::ZERO;
+    for (table, condition) in parts {
+        let file = folder.join(table);
+        run(from, format!("\\copy (SELECT * FROM {table} WHERE {condition}) TO '{}'", file.display()))?;
+        let start = Instant::now();
+        run(&to, format!("\\copy {table} FROM '{}'", file.display()))?;
+        took += start.elapsed();
+    }
+    Ok(took)
+}
