@@ -33,6 +33,7 @@ mod proxy;
 mod roles;
 mod schema;
 mod server;
+mod simulation;
 mod subscription;
 mod support;
 mod sync;

@@ -29,14 +29,16 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a test looks whether what it waits for has come.
 const GLANCE: Duration = Duration::from_millis(5);
 
-const CREDENTIALS: [(&str, &str); 3] =
+/// Those with which it starts.
+pub const CREDENTIALS: [(&str, &str); 3] =
     [("TOLLGATE_HOOK_USERNAME", "hook"), ("TOLLGATE_HOOK_PASSWORD", "hook"), ("TOLLGATE_ADMIN_TOKEN", "admin-token")];
 
 /// A folder of one test, in which its processes run and keep their temporary files.
-struct Folder(PathBuf);
+pub struct Folder(PathBuf);
 
 impl Folder {
-    fn new() -> Self {
+    /// An empty one.
+    pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("tollgate-process-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
         let folder = std::env::temp_dir().join(name);
@@ -170,16 +172,17 @@ fn free_addresses<const N: usize>() -> [SocketAddr; N] {
     })
 }
 
-/// A process that serves.
-struct Server {
+/// A process that serves. It is killed when it is dropped, whatever it is at.
+pub struct Server {
     process: Process,
-    main: SocketAddr,
+    /// Where the hooks and the management API are served.
+    pub main: SocketAddr,
     operations: SocketAddr,
 }
 
 impl Server {
     /// Starts it, and waits until it is ready.
-    fn start(folder: &Folder, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+    pub fn start(folder: &Folder, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let [main, operations] = free_addresses();
         let listen = [("TOLLGATE_LISTEN", main.to_string()), ("TOLLGATE_OPS_LISTEN", operations.to_string())];
         let listen = listen.iter().map(|(name, address)| (*name, address.as_str()));
