@@ -245,15 +245,16 @@ pub async fn since<C: ConnectionTrait>(connection: &C, after: Place, limit: u64)
     if !row.try_get_by_index::<bool>(0)? {
         return Ok(None);
     }
+    // The text of a number has another order than the number, and a name that stood for both would mean the text.
     let sql = format!(
-        "SELECT {COLUMNS}, xid::text AS xid FROM change
+        "SELECT {COLUMNS}, xid::text AS transaction FROM change
         WHERE (xid, seq) > ($1::xid8, $2) AND xid < pg_snapshot_xmin(pg_current_snapshot()) AND noun <> '{TOKEN}'
         ORDER BY xid, seq LIMIT $3"
     );
     let statement = Statement::from_sql_and_values(backend, sql, [transaction.into(), seq, limit]);
     let rows = connection.query_all_raw(statement).await?;
     let records = rows.iter().map(|row| {
-        let transaction = row.try_get::<String>("", "xid")?.parse().map_err(|_| Error::corrupt("xid"))?;
+        let transaction = row.try_get::<String>("", "transaction")?.parse().map_err(|_| Error::corrupt("xid"))?;
         record(row, transaction)
     });
     records.collect::<Result<_>>().map(Some)

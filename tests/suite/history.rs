@@ -301,6 +301,22 @@ only_on! { Postgres:
         });
     }
 
+    async fn transactions_are_told_in_the_order_of_their_numbers_however_many_digits_those_have(database) {
+        let app = database.app().await;
+        app.register("email").await;
+        let mut created = Vec::new();
+        for user in ["a", "b", "c", "d"] {
+            created.push(app.subscribe(user, &["email"], "2026-01-01T00:00:00Z", None).await["id"].clone());
+        }
+        // 8 and 9, then 10, 11 and 12.
+        ByHand::open(&database.url).await.run("UPDATE change SET xid = (7 + seq - (SELECT min(seq) - 1 FROM change))::text::xid8").await;
+        for limit in [1, 2, 3, 200] {
+            let (items, _) = settled(&app, None, limit, 5).await;
+            let told: Vec<_> = items[1..].iter().map(|item| item["subscription"]["id"].clone()).collect();
+            assert_eq!(told, created, "by {limit}");
+        }
+    }
+
     async fn a_place_that_the_database_has_not_reached_is_gone(database) {
         let app = database.app().await;
         app.register("email").await;
