@@ -202,7 +202,8 @@ impl IntoResponse for Download {
 }
 
 fn contents() -> Vec<MetaMediaType> {
-    let schema = || MetaSchemaRef::Inline(Box::new(MetaSchema::new("string")));
+    // Programs that make clients take it for a file, to be streamed, and not for a text that is held in memory.
+    let schema = || MetaSchemaRef::Inline(Box::new(MetaSchema::new_with_format("string", "binary")));
     Format::ALL.map(|format| MetaMediaType { content_type: format.media_type(), schema: schema() }).into()
 }
 
