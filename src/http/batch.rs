@@ -135,7 +135,7 @@ pub enum BatchOutcome {
     Changed,
     /// It was so already.
     Unchanged,
-    /// Its source has said something newer before, so nothing was done.
+    /// Its source has said this, or something newer, before: by its version, so nothing was done.
     Outdated,
 }
 
@@ -171,8 +171,8 @@ impl BatchApi {
     /// Write to many subscriptions
     ///
     /// In one transaction and in their order. Atomic: all of it is done (200), or nothing, and the answer is the first
-    /// refusal, whose pointers name its place. Otherwise each write has a status of its own (207). A body that this
-    /// contract does not describe is refused as a whole.
+    /// refusal, whose pointers name its place. Otherwise each write has a status of its own (207), a 400 where its members
+    /// do not go together. Any other body that this contract does not describe is refused as a whole.
     #[oai(path = "/subscriptions/batch", method = "post", operation_id = "write-subscriptions")]
     async fn write(
         &self,

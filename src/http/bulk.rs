@@ -77,7 +77,7 @@ pub struct ImportReport {
     pub changed: i64,
     /// Lines that say what is there.
     pub unchanged: i64,
-    /// Lines that say something older than what their source said last.
+    /// Lines that say nothing newer than what their source said last, by its version, so that nothing was done.
     pub outdated: i64,
     /// Lines that were refused.
     pub refused: i64,

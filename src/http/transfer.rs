@@ -5,7 +5,10 @@
 //! a reader of files waits, and what it makes is passed on in chunks: what is not taken yet holds it up, so memory stays
 //! bounded whatever the length of the file.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::{
+    collections::VecDeque,
+    io::{self, BufRead, BufReader, Read},
+};
 
 use poem::http::StatusCode;
 use serde::{Deserialize, de::IgnoredAny};
@@ -364,7 +367,7 @@ fn skip_line(file: &mut impl BufRead) -> io::Result<usize> {
 
 fn read_csv(file: impl Read, prefix: Option<&ClaimsPrefix>, gatherer: &mut Gatherer) -> Result<(), ReadError> {
     // A quote that is never closed would take the rest of the file for one field.
-    let mut reader = csv::ReaderBuilder::new().flexible(false).from_reader(Bounded { file, since_record: 0 });
+    let mut reader = csv::ReaderBuilder::new().flexible(false).from_reader(Bounded::new(file));
     let headers = reader.headers().map_err(broken)?.clone();
     if headers.is_empty() {
         return Ok(());
@@ -386,7 +389,7 @@ fn read_csv(file: impl Read, prefix: Option<&ClaimsPrefix>, gatherer: &mut Gathe
     let mut record = csv::StringRecord::new();
     loop {
         reader.get_mut().since_record = 0;
-        let start = reader.position().line();
+        let start = reader.position().byte();
         let read = reader.read_record(&mut record);
         let bytes_read = reader.position().byte();
         let item = match read {
@@ -400,8 +403,7 @@ fn read_csv(file: impl Read, prefix: Option<&ClaimsPrefix>, gatherer: &mut Gathe
                 _ => Err(of_csv(&error, &headers)),
             },
         };
-        let number = record.position().map_or(start, csv::Position::line);
-        let number = i64::try_from(number).unwrap_or(i64::MAX);
+        let number = i64::try_from(reader.get_mut().line_at(start)).unwrap_or(i64::MAX);
         if !gatherer.add(Line { number, item }, record.as_slice().len(), bytes_read) {
             return Ok(());
         }
@@ -424,23 +426,74 @@ fn of_csv(error: &csv::Error, headers: &csv::StringRecord) -> Problem {
             undescribed("#", "it has another number of values than the first line")
         }
         csv::ErrorKind::Deserialize { err, .. } => {
-            let name = err.field().and_then(|index| headers.get(usize::try_from(index).ok()?)).unwrap_or_default();
-            undescribed(&format!("#/{name}"), "not what the contract describes")
+            let name = err.field().and_then(|index| headers.get(usize::try_from(index).ok()?));
+            let pointer = name.map_or_else(|| "#".to_owned(), |name| format!("#/{name}"));
+            undescribed(&pointer, "not what the contract describes")
         }
         _ => undescribed("#", "it cannot be read"),
     }
 }
 
-/// A file in which no record is endless.
+/// A file in which no record is endless, and of which it is known where the lines begin.
 struct Bounded<R> {
     file: R,
     since_record: usize,
+    lines: Lines,
+}
+
+impl<R> Bounded<R> {
+    fn new(file: R) -> Self {
+        Self { file, since_record: 0, lines: Lines { number: 1, is_at_start: true, ..Lines::default() } }
+    }
+
+    /// The number of the line that a record begins on of which the reader says that it begins at this byte: there may be
+    /// line breaks before it, as the reader takes the second half of one, and blank lines, for a part of what comes next.
+    fn line_at(&mut self, byte: u64) -> u64 {
+        let starts = &mut self.lines.starts;
+        while starts.front().is_some_and(|(start, _)| *start < byte) {
+            starts.pop_front();
+        }
+        starts.front().map_or(self.lines.number, |(_, number)| *number)
+    }
+}
+
+/// Where the lines of a file begin that are not blank.
+#[derive(Debug, Default)]
+struct Lines {
+    /// The byte that each begins at, and its number: of those that were read and not yet passed.
+    starts: VecDeque<(u64, u64)>,
+    bytes: u64,
+    number: u64,
+    is_at_start: bool,
+    is_after_return: bool,
+}
+
+impl Lines {
+    fn pass(&mut self, byte: u8) {
+        match byte {
+            b'\n' if self.is_after_return => (),
+            b'\n' | b'\r' => {
+                self.number += 1;
+                self.is_at_start = true;
+            }
+            _ if self.is_at_start => {
+                self.starts.push_back((self.bytes, self.number));
+                self.is_at_start = false;
+            }
+            _ => (),
+        }
+        self.is_after_return = byte == b'\r';
+        self.bytes += 1;
+    }
 }
 
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.file.read(buffer)?;
         self.since_record += length;
+        for byte in &buffer[..length] {
+            self.lines.pass(*byte);
+        }
         // The reader reads ahead, by less than that.
         if self.since_record > 2 * MAX_LINE_BYTES {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a record is too long; a quote may not be closed"));
@@ -494,5 +547,58 @@ impl Encoder {
         }
         self.is_begun = true;
         bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of each line of a file of comma-separated values, its number, and what it names as wrong.
+    fn read_all(file: &str) -> Vec<(u64, Option<String>)> {
+        let (sink, mut chunks) = tokio::sync::mpsc::channel(8);
+        read(Format::Csv, file.as_bytes(), None, sink).expect("a file");
+        let mut found = Vec::new();
+        while let Some(chunk) = chunks.blocking_recv() {
+            found.extend(chunk.lines.into_iter().map(|Line { number, item }| {
+                let error = item.err().map(|problem| serde_json::to_value(problem.document()).expect("JSON"));
+                (number, error.map(|error| error["errors"][0]["pointer"].as_str().unwrap_or_default().to_owned()))
+            }));
+        }
+        found
+    }
+
+    #[test]
+    fn a_record_has_the_number_of_the_line_that_it_begins_on() {
+        let lines = [
+            "externalId,source,subjectType,subjectId,scopes,validUntil",
+            "1,billing,user,jane,email,",
+            "",
+            "\"2",
+            "",
+            "2\",billing,user,jane,email,",
+            "3,billing,user",
+            "4,billing,user,jane,email,",
+        ];
+        for line_break in ["\n", "\r\n", "\r"] {
+            for end in ["", line_break] {
+                let file = lines.join(line_break) + end;
+                let expected = [(2, None), (4, None), (7, Some("#".to_owned())), (8, None)];
+                assert_eq!(read_all(&file), expected, "{line_break:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_record_is_told_by_its_column() {
+        let names = "externalId,source,sourceVersion,subjectType,subjectId,scopes,validUntil";
+        for (record, pointer) in [
+            ("1,billing,0,somebody,jane,email,", "#/subjectType"),
+            ("1,billing,0,,jane,email,", "#/subjectType"),
+            ("1,billing,one,user,jane,email,", "#/sourceVersion"),
+            ("1,billing,0,user,jane,email,tomorrow", "#/validUntil"),
+        ] {
+            assert_eq!(read_all(&format!("{names}\n{record}\n")), [(2, Some(pointer.to_owned()))], "{record}");
+        }
     }
 }
