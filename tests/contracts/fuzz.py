@@ -53,6 +53,7 @@ def schemathesis(service, contract, seed, cases, folder):
         TOLLGATE_HOOK_PASSWORD=service.password,
         TOLLGATE_ADMIN_TOKEN=service.token,
         CONTRACT_CHECKS=str(HERE / "checks.py"),
+        CONTRACT_CLAIMS_PREFIX=tollgate.CLAIMS_PREFIX,
         CONTRACT_IDS=json.dumps(furnish(service)),
         PYTHONDONTWRITEBYTECODE="1",
         NO_PROXY="127.0.0.1",
@@ -79,15 +80,25 @@ def furnish(service):
             service.call(method, f"/v1/subscriptions/{made}{verb}").expect(status)
         return made
 
+    def known(number):
+        """One that another system knows by an id, and says more of."""
+        claims = {f"{tollgate.CLAIMS_PREFIX}plan": "basic"}
+        state = {"subject": {"type": "user", "id": "joe"}, "scopes": ["email"], "validUntil": END, "claims": claims}
+        path = f"/v1/subscriptions/by-external-id?source=billing&externalId=sub_{number}"
+        return service.call("PUT", path, state).expect(201)["id"]
+
     def token(number):
         new = {"name": f"token-{number}", "role": "reader", "expiresAt": None}
         return service.call("POST", "/v1/tokens", new).expect(201)["id"]
 
     active = [subscription() for _ in range(FURNISHED)]
     tokens = [token(number) for number in range(FURNISHED)]
+    for number in range(FURNISHED):
+        known(number)
     return {
         "delete-scope": unused,
         "get-subscription": active,
+        "get-history": active,
         "patch-subscription": active,
         "delete-subscription": active,
         "cancel-subscription": active,

@@ -19,6 +19,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 START_SECONDS = 60
 STOP_SECONDS = 20
 ANSWER_SECONDS = 30
+# What the names of all claims begin with.
+CLAIMS_PREFIX = "https://tollgate.example/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +90,10 @@ def run(database):
             TOLLGATE_HOOK_USERNAME=tollgate.username,
             TOLLGATE_HOOK_PASSWORD=tollgate.password,
             TOLLGATE_ADMIN_TOKEN=tollgate.token,
+            # Without it every claim is refused.
+            TOLLGATE_CLAIMS_PREFIX=CLAIMS_PREFIX,
+            # So that a test can come from many places: who guesses too often from one is told to wait.
+            TOLLGATE_TRUSTED_PROXIES="127.0.0.1/32",
             # A machine that does much else is slow to answer.
             TOLLGATE_HOOK_TIMEOUT="10s",
             TOLLGATE_DRAIN_DELAY="0s",
