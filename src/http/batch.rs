@@ -268,8 +268,8 @@ impl BatchItem {
             if id.is_some() {
                 return Err(undescribed(&format!("{place}/id"), "it does not go with what is new"));
             }
-            if version.is_some() && !is_put {
-                return Err(undescribed(&format!("{place}/version"), "it does not go with what is new"));
+            if !is_put && version.is_some() {
+                return Err(undescribed(&format!("{place}/version"), "it does not go with `create`"));
             }
             let below = format!("{place}/{name}");
             let new = body.parse(prefix).map_err(|problem| problem.below(&below))?;

@@ -105,6 +105,7 @@ on_both! {
             (json!({"id": "x", "delete": {}}), (404, "not_found"), &["#/items/2/id"]),
             (json!({"delete": {}}), (400, "invalid_request"), &["#/items/2/id"]),
             (json!({"id": id, "create": new("a")}), (400, "invalid_request"), &["#/items/2/id"]),
+            (json!({"version": 1, "create": new("a")}), (400, "invalid_request"), &["#/items/2/version"]),
             (json!({"id": id}), (400, "invalid_request"), &["#/items/2"]),
             (json!({"id": id, "pause": {}, "resume": {}}), (400, "invalid_request"), &["#/items/2"]),
         ] {
