@@ -512,6 +512,8 @@ def many_are_written_at_once(story):
     pointer = "#/items/1/create/scopes"
     story.refuse("write_subscriptions", body=refused, status=422, code="unknown_scopes", pointer=pointer)
     assert story.list("max") == []
+    two = batch([{"id": str(story.subscription.id), "pause": {}, "resume": {}}], atomic=True)
+    story.refuse("write_subscriptions", body=two, status=400, code="invalid_request", pointer="#/items/0")
     said = story.state("max", ["weather"]).to_dict() | {"source": "billing", "externalId": "sub_2"}
     answer = story.ask("write_subscriptions", body=batch([new("max", "weather"), {"put": said}], atomic=True))
     created, put = answer.parsed.items

@@ -253,8 +253,20 @@ pub fn faults(schema: &Value) -> String {
         fault("required lists at least one member, each described");
     }
     for keyword in ["type", "format"] {
-        let known =
-            ["object", "array", "string", "integer", "boolean", "date-time", "duration", "uuid", "uint16", "int64"];
+        let known = [
+            "object",
+            "array",
+            "string",
+            "integer",
+            "boolean",
+            "date-time",
+            "duration",
+            "uuid",
+            "uint16",
+            "int64",
+            "uint64",
+            "binary",
+        ];
         if schema.get(keyword).is_some_and(|word| !known.contains(&word.as_str().unwrap_or_default())) {
             fault(&format!("unknown {keyword}"));
         }
