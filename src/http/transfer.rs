@@ -335,7 +335,9 @@ fn read_ndjson(file: impl Read, prefix: Option<&ClaimsPrefix>, gatherer: &mut Ga
             length += skip_line(&mut file).map_err(ReadError::Broken)?;
         }
         bytes_read += length as u64;
-        let text = line.trim_ascii();
+        // A byte order mark at the start says what is known, as in the other format.
+        let text = if number == 1 { line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&line) } else { &line };
+        let text = text.trim_ascii();
         if text.is_empty() {
             continue;
         }
@@ -555,7 +557,7 @@ mod tests {
     use super::*;
 
     /// Of each line of a file of comma-separated values, its number, and what it names as wrong.
-    fn read_all(file: &str) -> Vec<(u64, Option<String>)> {
+    fn read_all(file: &str) -> Vec<(i64, Option<String>)> {
         let (sink, mut chunks) = tokio::sync::mpsc::channel(8);
         read(Format::Csv, file.as_bytes(), None, sink).expect("a file");
         let mut found = Vec::new();
