@@ -194,17 +194,15 @@ impl Plan {
         let mut intend = |state: &State| {
             assert!(intended.insert(name(state), state.clone()).is_none(), "named twice");
         };
-        let mut count = 0;
-        for number in 0..KNOWN {
+        for (place, number) in (0..).zip(0..KNOWN) {
             let states = known(number, base, &mut dice);
             intend(states.last().expect("a state"));
             // Customers come one after the other, and what happens to each goes on for a while.
             for (step, state) in (0..).zip(&states) {
                 for _ in 0..=u64::from(dice.chance(25)) + u64::from(dice.chance(8)) {
-                    sent.push((count * 4 + step * 200 + dice.below(DISORDER * 4), state.clone()));
+                    sent.push((place * 4 + step * 200 + dice.below(DISORDER * 4), state.clone()));
                 }
             }
-            count += 1;
         }
         sent.sort_by_key(|(order, _)| *order);
         let mut parcels = Vec::new();
@@ -229,7 +227,7 @@ impl Plan {
         }
         for club in 0..CLUBS {
             let members: Vec<_> = (0..CLUB).map(|number| nameless(&format!("club-{club}-{number}"), base)).collect();
-            let renewals: Vec<_> = (0..1 + dice.below(3)).map(|_| dice.chance(50)).collect();
+            let renewals: Vec<_> = (0..=dice.below(3)).map(|_| dice.chance(50)).collect();
             for member in &members {
                 let mut member = member.clone();
                 for _ in &renewals {
@@ -331,7 +329,7 @@ fn script(number: usize, base: DateTime<Utc>, dice: &mut Dice) -> (Script, State
     let mut state = created.clone();
     let day = |days: i64| Value::from(timestamp(base + TimeDelta::days(days)));
     let mut commands = Vec::new();
-    for _ in 0..1 + dice.below(5) {
+    for _ in 0..=dice.below(5) {
         let (is_paused, is_canceled) = (state.contains_key("pausedFrom"), state.contains_key("canceledAt"));
         let (verb, body, refusal) = match dice.below(8) {
             0..4 => ("renew", json!({"duration": "P1M"}), is_canceled.then_some((409, "canceled"))),
