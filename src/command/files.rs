@@ -20,7 +20,7 @@ use tollgate::{
         bulk::{ImportReport, LineOutcome, MAX_PROBLEMS, export_pages, import_file},
         problem::Problem,
     },
-    service::Policy,
+    service::{FeedSettings, Policy},
     store::{Database, subscription::Filter},
 };
 
@@ -33,6 +33,8 @@ pub async fn import(command: ImportCommand, database: Database) -> anyhow::Resul
     let ImportCommand { file, format, is_dry_run, claims_prefix } = command;
     let (file, length) = open(&file)?;
     let service = super::service(database, Policy { claims_prefix, ..Policy::default() }).await?;
+    // So that services are told chunk by chunk: of all that comes in a second there would be too much to name.
+    let watching = service.watch(FeedSettings { wake_up: true }).await.context("the database cannot be asked")?;
     let progress = progress(length);
     let mut report = ImportReport { dry_run: is_dry_run, ..ImportReport::default() };
     let done = async {
@@ -58,6 +60,7 @@ pub async fn import(command: ImportCommand, database: Database) -> anyhow::Resul
         "{lines} lines: {created} created, {changed} changed, {unchanged} unchanged, {outdated} outdated, {refused} \
         refused.{kept}"
     );
+    drop(watching);
     super::close(&service).await;
     done.context("the import broke off; it may be begun again, what is there already is left")?;
     if refused > 0 {

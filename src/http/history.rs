@@ -139,7 +139,8 @@ impl HistoryApi {
     /// Follow all changes
     ///
     /// Every change of the catalogue and of subscriptions, each once. Whoever keeps `next`, and asks with it again and
-    /// again, misses none, whatever is written meanwhile: a change shows once no older transaction is under way.
+    /// again, misses none, whatever is written meanwhile: a change shows once no older transaction is under way. Two of
+    /// one subscription may come in another order than they were made; their versions tell it.
     #[oai(path = "/changes", method = "get", operation_id = "list-changes")]
     async fn changes(
         &self,

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     Error, Expected, Origin, Result, Service, Touched, all_to_their_end,
-    subscription::{Batch, Outcome, Target, Write, apply_each},
+    subscription::{Batch, Outcome, Target, Write, apply_each, hold},
 };
 use crate::{
     domain::{
@@ -166,7 +166,7 @@ impl Service {
         let now = self.clock.now();
         let (mut subscriptions, mut placed) = (Vec::with_capacity(new.len()), Vec::with_capacity(new.len()));
         for (place, item) in new {
-            match item.target.clone().new(item.state.clone(), now) {
+            match item.target.clone().recorded(item.state.clone(), now) {
                 Ok(subscription) => {
                     subscriptions.push(subscription);
                     placed.push((place, item));
@@ -184,7 +184,11 @@ impl Service {
         let recording = Recording { at: now, actor, request_id, action: "put" };
         match bulk::insert(&mut transaction, rows, recording).await {
             Ok(_) if is_dry_run => bulk::undo(transaction).await,
-            Ok(seqs) => self.commit(bulk::commit(transaction), seqs, touched).await?,
+            Ok(seqs) => {
+                self.commit(bulk::commit(transaction), seqs, touched).await?;
+                // The feed shows them now, and not with those of a whole second, which would be too many to name.
+                self.feed.look_soon();
+            }
             // Somebody else recorded one of them, or took a scope out of the catalogue, since they were looked for.
             Err(store::Error::Duplicate(_) | store::Error::Reference(_)) => {
                 bulk::undo(transaction).await;
@@ -212,9 +216,10 @@ impl Service {
             let later = rest.split_off(count);
             let (places, items): (Vec<usize>, Vec<Item>) = std::mem::replace(&mut rest, later).into_iter().unzip();
             let write = |Item { target, state }: Item| Write::Put { target, state, expected: Expected::Any };
-            let writes = items.into_iter().map(write).collect();
+            let writes: Vec<Write> = items.into_iter().map(write).collect();
             let now = self.clock.now();
             let transaction = self.database.begin().await?;
+            hold(&transaction, &writes).await?;
             let Batch { results, seqs, touched } = apply_each(&transaction, origin, now, writes).await?;
             if is_dry_run {
                 transaction.rollback().await.map_err(store::Error::from)?;

@@ -130,6 +130,11 @@ impl Feed {
         self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Looks at the feed as soon as may be.
+    pub fn look_soon(&self) {
+        self.wake.notify_one();
+    }
+
     /// Tells other replicas, soon, that something was committed. Several commits may be told of at once.
     pub fn committed(&self) {
         self.tell.notify_one();

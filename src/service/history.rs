@@ -111,7 +111,7 @@ impl Service {
         let claims = claims.map(|scope| (scope.name.clone(), scope.claims.clone())).collect();
         let rule = |scope: CatalogueScope| (scope.name, Rule { requires: scope.requires, enforced: scope.enforced });
         let catalogue = scopes.into_iter().map(rule).collect::<Catalogue>().with_claims(claims);
-        Ok((catalogue, known.into_iter().map(holdings).collect()))
+        Ok((catalogue, known.iter().map(|subscriptions| holdings(subscriptions)).collect()))
     }
 
     /// The instant before which changes are pruned at `now`; none when all are kept.
@@ -155,7 +155,7 @@ impl Service {
 }
 
 /// What subscriptions make a subject hold.
-fn holdings(subscriptions: Vec<Subscription>) -> Holdings {
+fn holdings(subscriptions: &[Subscription]) -> Holdings {
     let with_claims = subscriptions.iter().filter(|subscription| !subscription.claims.is_empty());
     let bearing = |subscription: &Subscription| Bearing {
         id: subscription.id,

@@ -1,6 +1,6 @@
 //! Use cases of the subscriptions.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use sea_orm::{DatabaseTransaction, TransactionTrait as _};
@@ -241,6 +241,10 @@ impl Service {
                     return Ok(answer);
                 }
             };
+            if let Err(error) = hold(&transaction, &writes).await {
+                undo(transaction).await;
+                return Err(error);
+            }
             let Batch { results, seqs, touched } = if is_atomic {
                 match apply_all(&transaction, &origin, now, writes).await {
                     Ok(batch) => batch,
@@ -335,6 +339,31 @@ impl Batch {
         self.results.push(Ok(applied.written(now)));
         Ok(())
     }
+}
+
+/// Holds all that a batch writes to, in one order that all batches have: each in its own would wait for one another.
+pub(super) async fn hold(transaction: &DatabaseTransaction, writes: &[Write]) -> Result<()> {
+    let (mut keys, mut ids) = (BTreeSet::new(), BTreeSet::new());
+    for write in writes {
+        match write {
+            Write::Create(NewSubscription { external, .. }) => {
+                keys.extend(external.as_ref().map(|external| &external.key));
+            }
+            Write::Put { target: Target::External(External { key, .. }), .. } => {
+                keys.insert(key);
+            }
+            Write::Put { target: Target::Id { id, .. }, .. }
+            | Write::Patch { id, .. }
+            | Write::Transition { id, .. }
+            | Write::Delete { id, .. }
+            | Write::Restore { id, .. } => {
+                ids.insert(*id);
+            }
+        }
+    }
+    let keys: Vec<_> = keys.into_iter().collect();
+    store::subscription::lock_keys(transaction, &keys).await?;
+    Ok(store::subscription::lock_rows(transaction, &keys, ids).await?)
 }
 
 /// Does all writes within a transaction, or says which one is refused, and why.
@@ -451,7 +480,7 @@ async fn put(
         if *expected != Expected::Any {
             return Err(Error::VersionMismatch);
         }
-        let new = target.clone().new(state.clone(), now)?;
+        let new = target.clone().recorded(state.clone(), now)?;
         // A create, or an import, may record it at this very moment: then it is there, and this is a change of it.
         let savepoint = transaction.begin().await.map_err(store::Error::from)?;
         match insert(&savepoint, &new).await {
@@ -501,7 +530,7 @@ impl Target {
     }
 
     /// The subscription that is recorded when none is there.
-    pub(super) fn new(self, state: SubscriptionState, now: DateTime<Utc>) -> Result<Subscription> {
+    pub(super) fn recorded(self, state: SubscriptionState, now: DateTime<Utc>) -> Result<Subscription> {
         Ok(match self {
             Self::External(external) => Subscription::new(new_id(now), state, Some(external), now)?,
             Self::Id { id, .. } => Subscription::new(id, state, None, now)?,

@@ -154,6 +154,7 @@ pub struct Place {
 /// What a recorded change was made to. What was there before and after is unknown of changes that were recorded before
 /// the history was kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "most are of subscriptions, and a page holds no more than hundreds")]
 pub enum Recorded {
     /// A catalogue scope.
     Catalogue {

@@ -1,6 +1,6 @@
 //! Queries of the subscriptions.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 use entity::{
@@ -107,6 +107,52 @@ pub async fn lock_key(transaction: &DatabaseTransaction, key: &ExternalKey) -> R
     if transaction.get_database_backend() == DbBackend::Postgres {
         let values = [key.source.as_str().into(), key.id.as_str().into()];
         transaction.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, LOCK_KEY, values)).await?;
+    }
+    Ok(())
+}
+
+/// The same for many keys, in their order.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`] when the database cannot be asked.
+pub async fn lock_keys(transaction: &DatabaseTransaction, keys: &[&ExternalKey]) -> Result<()> {
+    if transaction.get_database_backend() != DbBackend::Postgres || keys.is_empty() {
+        return Ok(());
+    }
+    let places: Vec<_> = (0..keys.len()).map(|at| format!("(${}, ${})", 2 * at + 1, 2 * at + 2)).collect();
+    let sql = format!(
+        "SELECT pg_advisory_xact_lock(hashtextextended(source || chr(10) || id, 7302)) FROM (VALUES {}) AS key (source, id)",
+        places.join(", ")
+    );
+    let values = keys.iter().flat_map(|key| [key.source.as_str().into(), key.id.as_str().into()]);
+    transaction.query_all_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, values)).await?;
+    Ok(())
+}
+
+/// Holds the subscriptions of these keys and ids against other writers until the transaction ends, in the order of their
+/// ids.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`] when the database cannot be asked.
+pub async fn lock_rows(
+    transaction: &DatabaseTransaction,
+    keys: &[&ExternalKey],
+    ids: impl IntoIterator<Item = Uuid>,
+) -> Result<()> {
+    let mut of_source: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for ExternalKey { source, id } in keys {
+        of_source.entry(source.as_str()).or_default().push(id.as_str());
+    }
+    let known = of_source
+        .into_iter()
+        .map(|(source, ids)| Condition::all().add(Column::Source.eq(source)).add(Column::ExternalId.is_in(ids)));
+    let ids: Vec<Uuid> = ids.into_iter().collect();
+    let named = (!ids.is_empty()).then(|| Condition::all().add(Column::Id.is_in(ids)));
+    let any = known.chain(named).fold(Condition::any(), Condition::add);
+    if !any.is_empty() {
+        Entity::find().filter(any).order_by_asc(Column::Id).lock_exclusive().all(transaction).await?;
     }
     Ok(())
 }

@@ -461,6 +461,7 @@ impl<'a> Walk<'a> {
     }
 
     /// All that goes well, and every conflict; gives the ids of what is left.
+    #[expect(clippy::too_many_lines, reason = "a script")]
     async fn succeed(&mut self) -> Ids {
         let operations = self.operations();
         let taken = |id: &str| sample(id).expect("a body");

@@ -18,7 +18,7 @@ use crate::support::{App, ByHand, JSON, Options, eventually, on_both, only_on, p
 
 const CHANGES: &str = "/v1/changes";
 /// For what only has to come at all, on a machine that does much else.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 async fn history(app: &App, subscription: &Value) -> Vec<Value> {
     app.walk(&format!("{}/history?limit=3", path_of(subscription))).await
