@@ -319,6 +319,8 @@ fn the_help_lists_every_setting_that_there_is() {
         &["openapi", "--help"],
         &["token", "--help"],
         &["token", "create", "--help"],
+        &["import", "--help"],
+        &["export", "--help"],
         &["help"],
         &["-h"],
         &["--version"],
@@ -546,6 +548,57 @@ on_both! {
         // When it was last used was written at the end.
         let listed = stdout(&output(&folder, &["token", "list"], &environment));
         assert!(listed.lines().any(|line| line.starts_with("ops\t") && !line.ends_with("\tnever")), "{listed}");
+    }
+
+    async fn a_file_is_imported_and_exported_at_the_command_line_and_a_service_that_runs_knows(database) {
+        let folder = Folder::new();
+        let environment = [&CREDENTIALS[..], &[("TOLLGATE_DATABASE_URL", &*database.url)]].concat();
+        let mut server = Server::start(&folder, &[], &environment);
+        let created = send(server.main, "POST", "/v1/scopes", &[BEARER, "Content-Type: application/json"], r#"{"name":"email"}"#);
+        assert_eq!(created.status, 201);
+        let removed = || {
+            let request = r#"{"user":{"id":"u1500"},"client":{"id":"c"},"scopes":["email"]}"#;
+            let answer = send(server.main, "POST", HOOK, &["Authorization: Basic aG9vazpob29r", "Content-Type: application/json"], request);
+            answer.json()["removeScopes"] == serde_json::json!(["email"])
+        };
+        assert!(removed());
+        let line = |id: usize, scope: &str| format!(
+            r#"{{"source":"s","externalId":"{id}","subject":{{"type":"user","id":"u{id}"}},"scopes":["{scope}"],"validUntil":null}}"#
+        );
+        let mut lines: Vec<_> = (0..2_000).map(|id| line(id, "email")).collect();
+        let path = folder.0.join("in.ndjson");
+        let file = path.to_str().expect("a path");
+        fs::write(&path, lines.join("\n")).expect("written");
+        let tried = output(&folder, &["import", file, "--dry-run"], &environment);
+        assert_eq!((tried.status.code(), stdout(&tried).as_str()), (Some(0), ""), "{}", stderr(&tried));
+        assert!(stderr(&tried).contains("2000 lines: 2000 created") && stderr(&tried).contains("dry run"), "{}", stderr(&tried));
+        assert!(removed());
+        let imported = output(&folder, &["import", file], &environment);
+        assert_eq!(imported.status.code(), Some(0), "{}", stderr(&imported));
+        assert_eq!(stderr(&imported).lines().last(), Some("2000 lines: 2000 created, 0 changed, 0 unchanged, 0 outdated, 0 refused."));
+        until("the service knows", || (!removed()).then_some(()));
+        // Again, with a line that is refused: it is told, and the code says so.
+        lines.push(line(2_000, "phone"));
+        fs::write(&path, lines.join("\n")).expect("written");
+        let again = output(&folder, &["import", file], &environment);
+        assert_eq!(again.status.code(), Some(1));
+        let said = stderr(&again);
+        assert!(said.contains("line 2001: unknown_scopes: #/scopes: `phone` is not in the catalogue"), "{said}");
+        assert!(said.contains("2001 lines: 0 created, 0 changed, 2000 unchanged, 0 outdated, 1 refused."), "{said}");
+        let exported = output(&folder, &["export", "--format", "csv", "--source", "s"], &environment);
+        assert_eq!((exported.status.code(), stdout(&exported).lines().count()), (Some(0), 2_001), "{}", stderr(&exported));
+        let csv = folder.0.join("out.CSV");
+        fs::write(&csv, stdout(&exported)).expect("written");
+        let back = output(&folder, &["import", csv.to_str().expect("a path")], &environment);
+        assert!(stderr(&back).contains("2000 lines: 0 created, 0 changed, 2000 unchanged"), "{}", stderr(&back));
+        for (arguments, words) in [
+            (&["import", "absent.ndjson"][..], "absent.ndjson cannot be opened"), (&["import", file, "--format", "csv"], "invalid"),
+        ] {
+            let refused = output(&folder, arguments, &environment);
+            assert_eq!(refused.status.code(), Some(1));
+            assert!(stderr(&refused).contains(words) || words == "invalid" && stderr(&refused).contains("first line"), "{}", stderr(&refused));
+        }
+        server.stop();
     }
 
     async fn a_fault_is_told_to_the_log_with_its_cause_and_to_the_caller_without(database) {
