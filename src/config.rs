@@ -94,8 +94,8 @@ enum CliCommand {
         /// The file; `-` for standard input
         file: PathBuf,
         /// How it is written; by its name when nothing is said, and NDJSON when that says nothing
-        #[arg(long)]
-        format: Option<FormatArg>,
+        #[arg(long = "format")]
+        file_format: Option<FormatArg>,
         /// Check each line as if it were imported, and keep nothing
         #[arg(long)]
         dry_run: bool,
@@ -109,8 +109,8 @@ enum CliCommand {
     #[command(after_help = DATABASE_HELP)]
     Export {
         /// How it is written
-        #[arg(long, default_value = "ndjson")]
-        format: FormatArg,
+        #[arg(long = "format", default_value = "ndjson")]
+        file_format: FormatArg,
         /// Those alone that this system knows by an id of its own
         #[arg(long, value_parser = parse_source)]
         source: Option<external::Source>,
@@ -701,19 +701,19 @@ fn from(cli: Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<Comman
             };
             Command::Token { command, database_url: database_url()?, log }
         }
-        Some(CliCommand::Import { file, format, dry_run, claims_prefix, log }) => {
+        Some(CliCommand::Import { file, file_format, dry_run, claims_prefix, log }) => {
             let is_csv = file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
             let by_name = if is_csv { Format::Csv } else { Format::Ndjson };
             let command = ImportCommand {
-                format: format.map_or(by_name, Into::into),
+                format: file_format.map_or(by_name, Into::into),
                 file: if file.as_os_str() == "-" { ImportFile::Standard } else { ImportFile::Path(file) },
                 is_dry_run: dry_run,
                 claims_prefix,
             };
             Command::Import { command, database_url: database_url()?, log }
         }
-        Some(CliCommand::Export { format, source, log }) => {
-            let command = ExportCommand { format: format.into(), source };
+        Some(CliCommand::Export { file_format, source, log }) => {
+            let command = ExportCommand { format: file_format.into(), source };
             Command::Export { command, database_url: database_url()?, log }
         }
         Some(CliCommand::Openapi { document }) => Command::OpenApi(match document {
