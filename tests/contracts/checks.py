@@ -198,8 +198,14 @@ def comma_separated(found):
         # The tool makes texts of which some are not Unicode.
         return record.getvalue().encode(errors="replace")
 
+    def value(line, name):
+        if name == "scopes":
+            return " ".join(line[name])
+        # An end that never comes has a word: an empty value may be one that was lost.
+        return "never" if name == "validUntil" and line[name] is None else line[name]
+
     def row(line):
-        return text(" ".join(line[name]) if name == "scopes" else line[name] for name in COLUMNS)
+        return text(value(line, name) for name in COLUMNS)
 
     return text(COLUMNS) + b"".join(line + b"\r\n" if isinstance(line, bytes) else row(line) for line in found)
 
