@@ -235,9 +235,9 @@ impl Service {
             let once = service.once(&origin)?;
             let transaction = match once.begin(&service.database, now).await? {
                 Begun::Now(transaction) => transaction,
-                Begun::Before(answer) => {
-                    // Whose subscriptions were in it is not kept.
-                    service.facts.all_changed();
+                Begun::Before(BatchAnswer { answer, subjects }) => {
+                    let touched: Vec<_> = subjects.into_iter().map(Touched::Subject).collect();
+                    service.tell(&touched).await;
                     return Ok(answer);
                 }
             };
@@ -257,10 +257,12 @@ impl Service {
             } else {
                 apply_each(&transaction, &origin, now, writes).await?
             };
-            let answer = answer(results);
-            once.keep(&transaction, now, &answer).await?;
+            let subjects = results.iter().flatten().map(|written| written.shown.subscription.subject.clone());
+            let subjects: BTreeSet<Subject> = subjects.collect();
+            let kept = BatchAnswer { subjects: subjects.into_iter().collect(), answer: answer(results) };
+            once.keep(&transaction, now, &kept).await?;
             service.commit(store::database::commit(transaction), seqs, touched).await?;
-            Ok(answer)
+            Ok(kept.answer)
         })
         .await
     }
@@ -570,6 +572,24 @@ async fn narrowed<C: sea_orm::ConnectionTrait>(connection: &C, error: Error) -> 
     let Error::UnknownScopes(scopes) = error else { return error };
     let missing: store::Result<Vec<Scope>> = store::catalogue::missing(connection, &scopes).await;
     missing.map_or_else(Into::into, Error::UnknownScopes)
+}
+
+/// The answer of a batch, and whose subscriptions it wrote to.
+#[derive(Debug)]
+struct BatchAnswer {
+    answer: String,
+    subjects: Vec<Subject>,
+}
+
+impl Kept for BatchAnswer {
+    fn write(&self) -> String {
+        image::of_batch(&self.answer, &self.subjects)
+    }
+
+    fn read(kept: &str) -> store::Result<Self> {
+        let (answer, subjects) = image::batch(kept)?;
+        Ok(Self { answer, subjects })
+    }
 }
 
 impl Kept for Written {

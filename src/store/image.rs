@@ -181,6 +181,24 @@ pub fn answer(text: &str) -> Result<(Subscription, DateTime<Utc>, String)> {
     Ok((subscription, now, outcome))
 }
 
+/// The text of the answer of a batch, with whose subscriptions it wrote to.
+pub fn of_batch(answer: &str, subjects: &[Subject]) -> String {
+    let subjects: Vec<_> = subjects.iter().map(|subject| (subject.kind.as_str(), subject.id.as_str())).collect();
+    write(&(answer, subjects))
+}
+
+/// The answer of a batch that a text tells, and whose subscriptions it wrote to.
+///
+/// # Errors
+///
+/// [`Error::Unexpected`] when it tells none.
+pub fn batch(text: &str) -> Result<(String, Vec<Subject>)> {
+    let (answer, subjects): (String, Vec<(String, String)>) =
+        serde_json::from_str(text).map_err(|_| Error::corrupt("answer"))?;
+    let subjects = subjects.iter().map(|(kind, id)| subscription::subject(kind, id)).collect::<Result<_>>()?;
+    Ok((answer, subjects))
+}
+
 /// The image of a catalogue scope.
 pub fn of_scope(scope: &CatalogueScope) -> String {
     let CatalogueScope { name: _, description, requires, enforced, claims, version, created_at, updated_at } = scope;

@@ -5,9 +5,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use chrono::TimeDelta;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
+use tollgate::service::FeedSettings;
 
 use crate::support::{
-    ADMIN_CREDENTIALS, Answer, App, ByHand, JSON, MICROSECOND, encoded, eventually, on_both, only_on, path_of,
+    ADMIN_CREDENTIALS, Answer, App, ByHand, JSON, MICROSECOND, Options, encoded, eventually, on_both, only_on, path_of,
     timestamp,
 };
 
@@ -259,6 +260,27 @@ on_both! {
         let other = post(&app, "k2", "/v1/subscriptions", &new).await.expect(201);
         assert_ne!(other["id"], subscription["id"]);
         assert_ne!(app.call_with("POST", "/v1/subscriptions", &new).await.expect(201)["id"], subscription["id"]);
+    }
+
+    async fn a_request_that_is_repeated_elsewhere_is_answered_once_the_cache_there_was_told(database) {
+        const ROUNDS: usize = 20;
+        let options = || Options { feed: FeedSettings { wake_up: false }, ..Options::default() };
+        let (app, replica) = (database.app_with(options()).await, database.app_with(options()).await);
+        app.register("email").await;
+        eventually!("both know the scope", std::time::Duration::from_secs(30), replica.removed(Some("u"), "c", &["email"]).await == ["email"]);
+        for round in 0..ROUNDS {
+            let user = format!("u{round}");
+            let created = app.subscribe(&user, &["email"], "2026-01-01T00:00:00Z", None).await;
+            eventually!("it is held there", std::time::Duration::from_secs(30), replica.removed(Some(&user), "c", &["email"]).await.is_empty());
+            let (cancel, key) = (format!("{}/cancel", path_of(&created)), format!("k{round}"));
+            let batch = json!({"items": [{"id": created["id"], "cancel": {}}]});
+            let (path, body) = if round % 2 == 0 { (&*cancel, &json!({})) } else { ("/v1/subscriptions/batch", &batch) };
+            let first = post(&app, &key, path, body).await;
+            assert!(first.status.is_success(), "{}", first.text());
+            let again = post(&replica, &key, path, body).await;
+            assert_eq!(again.text(), first.text());
+            assert_eq!(replica.removed(Some(&user), "c", &["email"]).await, ["email"], "round {round}");
+        }
     }
 
     async fn a_key_is_for_one_request_of_one_credential(database) {
