@@ -1,6 +1,6 @@
 //! Queries of the subscriptions.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use entity::{
@@ -141,18 +141,12 @@ pub async fn lock_rows(
     keys: &[&ExternalKey],
     ids: impl IntoIterator<Item = Uuid>,
 ) -> Result<()> {
-    let mut of_source: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for ExternalKey { source, id } in keys {
-        of_source.entry(source.as_str()).or_default().push(id.as_str());
-    }
-    let known = of_source
-        .into_iter()
-        .map(|(source, ids)| Condition::all().add(Column::Source.eq(source)).add(Column::ExternalId.is_in(ids)));
-    let ids: Vec<Uuid> = ids.into_iter().collect();
-    let named = (!ids.is_empty()).then(|| Condition::all().add(Column::Id.is_in(ids)));
-    let any = known.chain(named).fold(Condition::any(), Condition::add);
-    if !any.is_empty() {
-        Entity::find().filter(any).order_by_asc(Column::Id).lock_exclusive().all(transaction).await?;
+    // The id of a row never changes, so it is looked up without a lock.
+    let known = rows_by_keys(transaction, keys).await?.into_iter().map(|row| row.id);
+    let ids: Vec<Uuid> = known.chain(ids).collect();
+    if !ids.is_empty() {
+        let rows = Entity::find().filter(Column::Id.is_in(ids)).order_by_asc(Column::Id).lock_exclusive();
+        rows.all(transaction).await?;
     }
     Ok(())
 }
@@ -172,16 +166,31 @@ pub async fn exists<C: ConnectionTrait>(connection: &C, id: Uuid) -> Result<bool
 ///
 /// [`Error::Unavailable`] when the database cannot be asked.
 pub async fn find_by_keys<C: ConnectionTrait>(connection: &C, keys: &[&ExternalKey]) -> Result<Vec<Subscription>> {
-    let mut of_source: HashMap<&str, Vec<&str>> = HashMap::new();
-    for ExternalKey { source, id } in keys {
-        of_source.entry(source.as_str()).or_default().push(id.as_str());
-    }
-    let mut rows = Vec::new();
-    for (source, ids) in of_source {
-        let query = Entity::find().filter(Column::Source.eq(source)).filter(Column::ExternalId.is_in(ids));
-        rows.extend(query.all(connection).await?);
-    }
+    let rows = rows_by_keys(connection, keys).await?;
     all_with_scopes(connection, rows).await
+}
+
+/// The rows of these keys. Each is looked up by itself in the index of external ids, whatever the planner knows of the
+/// table: for a list of ids it may as well read all that their source has.
+async fn rows_by_keys<C: ConnectionTrait>(connection: &C, keys: &[&ExternalKey]) -> Result<Vec<Model>> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let backend = connection.get_database_backend();
+    let places: Vec<_> = (0..keys.len()).map(|at| format!("(${}, ${})", 2 * at + 1, 2 * at + 2)).collect();
+    let places = places.join(", ");
+    let sql = match backend {
+        DbBackend::Postgres => format!(
+            "SELECT found.* FROM (VALUES {places}) AS wanted (source, external_id) CROSS JOIN LATERAL (
+                SELECT * FROM subscription
+                WHERE subscription.source = wanted.source AND subscription.external_id = wanted.external_id LIMIT 1
+            ) AS found"
+        ),
+        _ => format!("SELECT * FROM subscription WHERE (source, external_id) IN (VALUES {places})"),
+    };
+    let values = keys.iter().flat_map(|key| [key.source.as_str().into(), key.id.as_str().into()]);
+    let statement = Statement::from_sql_and_values(backend, sql, values);
+    Ok(Entity::find().from_raw_sql(statement).all(connection).await?)
 }
 
 /// The subscriptions of these ids, deleted ones too.
