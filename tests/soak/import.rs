@@ -122,7 +122,10 @@ async fn upload(address: SocketAddr, path: &Path) -> anyhow::Result<Value> {
         if count == 0 {
             break;
         }
-        stream.write_all(&buffer[..count]).await?;
+        if stream.write_all(&buffer[..count]).await.is_err() {
+            // It was answered before its end: the answer says why.
+            break;
+        }
     }
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
