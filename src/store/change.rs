@@ -33,7 +33,8 @@ const MAX_NEWS: i64 = 10_000;
 
 // One statement is one snapshot, so the changes are those that this very snapshot shows and the last one did not:
 // each once, in whatever order they were committed, and none waits for another transaction to end. The comparison
-// with the oldest transaction that the last snapshot did not know the end of is there for the index.
+// with the oldest transaction that the last snapshot did not know the end of is there for the index, and so is the order:
+// without it the planner, which does not know how recent that is, may read the whole history at every look.
 const NEWS: &str = "
 SELECT pg_current_snapshot()::text, clock_timestamp(), change.seq, change.noun, change.subject_type, change.subject_id,
     change.at
@@ -41,7 +42,7 @@ FROM (SELECT 1) AS always
 LEFT JOIN (
     SELECT seq, noun, subject_type, subject_id, at FROM change
     WHERE xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(xid, $1::text::pg_snapshot)
-    LIMIT $2
+    ORDER BY xid, seq LIMIT $2
 ) AS change ON true";
 
 const START: &str = "SELECT pg_current_snapshot()::text, pg_is_in_recovery()";
