@@ -1,6 +1,6 @@
 //! Queries of the subscriptions.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 use entity::{
@@ -173,6 +173,8 @@ pub async fn find_by_keys<C: ConnectionTrait>(connection: &C, keys: &[&ExternalK
 /// The rows of these keys. Each is looked up by itself in the index of external ids, whatever the planner knows of the
 /// table: for a list of ids it may as well read all that their source has.
 async fn rows_by_keys<C: ConnectionTrait>(connection: &C, keys: &[&ExternalKey]) -> Result<Vec<Model>> {
+    // A file may name one twice, and each row is wanted once.
+    let keys: BTreeSet<&ExternalKey> = keys.iter().copied().collect();
     if keys.is_empty() {
         return Ok(Vec::new());
     }
