@@ -21,6 +21,7 @@ mod m20261122_000005_add_pause_and_grace;
 mod m20261122_000006_keep_history;
 mod m20261122_000007_add_synchronization;
 mod m20261122_000008_add_claims;
+mod m20261122_000009_part_indexes_of_sources;
 
 /// All steps, in order.
 #[derive(Debug)]
@@ -38,6 +39,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261122_000006_keep_history::Migration),
             Box::new(m20261122_000007_add_synchronization::Migration),
             Box::new(m20261122_000008_add_claims::Migration),
+            Box::new(m20261122_000009_part_indexes_of_sources::Migration),
         ]
     }
 }

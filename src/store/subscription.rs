@@ -32,6 +32,25 @@ const ROWS_AT_ONCE: usize = 1_000;
 // The second number of the lock is this table's own, so that no other use of such locks is hit.
 const LOCK_KEY: &str = "SELECT pg_advisory_xact_lock(hashtextextended($1 || chr(10) || $2, 7302))";
 
+// The keys travel as one text, so that each statement is constant, however many they are: parsed and planned once a
+// connection. Each key is looked up by itself, whatever the planner knows of the table: for a list of them it may as well
+// read all that their source has.
+
+/// Public so that a test can ask the database for its plan.
+#[doc(hidden)]
+pub const POSTGRES_BY_KEYS: &str = "
+SELECT found.* FROM json_array_elements($1::json) AS wanted (key)
+CROSS JOIN LATERAL (
+    SELECT * FROM subscription
+    WHERE subscription.source = wanted.key->>0 AND subscription.external_id = wanted.key->>1 LIMIT 1
+) AS found";
+
+#[doc(hidden)]
+pub const SQLITE_BY_KEYS: &str = "
+SELECT subscription.* FROM json_each(?1) AS wanted
+CROSS JOIN subscription ON subscription.source = json_extract(wanted.value, '$[0]')
+    AND subscription.external_id = json_extract(wanted.value, '$[1]')";
+
 /// Which subscriptions a list holds: those that pass every filter that is set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
@@ -170,29 +189,17 @@ pub async fn find_by_keys<C: ConnectionTrait>(connection: &C, keys: &[&ExternalK
     all_with_scopes(connection, rows).await
 }
 
-/// The rows of these keys. Each is looked up by itself in the index of external ids, whatever the planner knows of the
-/// table: for a list of ids it may as well read all that their source has.
+/// The rows of these keys.
 async fn rows_by_keys<C: ConnectionTrait>(connection: &C, keys: &[&ExternalKey]) -> Result<Vec<Model>> {
     // A file may name one twice, and each row is wanted once.
-    let keys: BTreeSet<&ExternalKey> = keys.iter().copied().collect();
+    let keys: BTreeSet<(&str, &str)> = keys.iter().map(|key| (key.source.as_str(), key.id.as_str())).collect();
     if keys.is_empty() {
         return Ok(Vec::new());
     }
+    let wanted = serde_json::to_string(&keys).map_err(|_| Error::corrupt("external_id"))?;
     let backend = connection.get_database_backend();
-    let places: Vec<_> = (0..keys.len()).map(|at| format!("(${}, ${})", 2 * at + 1, 2 * at + 2)).collect();
-    let places = places.join(", ");
-    let sql = match backend {
-        DbBackend::Postgres => format!(
-            "SELECT found.* FROM (VALUES {places}) AS wanted (source, external_id) CROSS JOIN LATERAL (
-                SELECT * FROM subscription
-                WHERE subscription.source = wanted.source AND subscription.external_id = wanted.external_id LIMIT 1
-            ) AS found"
-        ),
-        _ => format!("SELECT * FROM subscription WHERE (source, external_id) IN (VALUES {places})"),
-    };
-    let values = keys.iter().flat_map(|key| [key.source.as_str().into(), key.id.as_str().into()]);
-    let statement = Statement::from_sql_and_values(backend, sql, values);
-    Ok(Entity::find().from_raw_sql(statement).all(connection).await?)
+    let sql = if backend == DbBackend::Postgres { POSTGRES_BY_KEYS } else { SQLITE_BY_KEYS };
+    Ok(Entity::find().from_raw_sql(Statement::from_sql_and_values(backend, sql, [wanted.into()])).all(connection).await?)
 }
 
 /// The subscriptions of these ids, deleted ones too.
@@ -304,7 +311,9 @@ async fn listed<C: ConnectionTrait>(
         condition = condition.add(granting.into_iter().fold(Condition::any(), Condition::add));
     }
     if let Some(source) = source {
-        condition = condition.add(Column::Source.eq(source.as_str())).add(Column::ExternalId.is_not_null());
+        // What the index of sources asks for, word by word. Every row has a version: see the migration of that index.
+        let indexed = Column::ExternalId.is_not_null().and(Expr::cust("version > 0"));
+        condition = condition.add(Column::Source.eq(source.as_str())).add(indexed);
     }
     let query = if let Some(since) = updated_since {
         condition = condition.add(Column::UpdatedAt.gte(*since));

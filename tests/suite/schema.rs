@@ -805,6 +805,15 @@ async fn check_sqlite_plan(database: &Database) {
         "SEARCH named USING COVERING INDEX sqlite_autoindex_subscription_scope_1 (subscription_id=?)",
     ];
     assert_eq!(steps, expected);
+
+    let sql = format!("EXPLAIN QUERY PLAN {}", store::subscription::SQLITE_BY_KEYS);
+    let rows = query(database.readers(), &sql.replace("?1", r#"'[["crm","1"],["crm","2"]]'"#)).await;
+    let steps: Vec<String> = rows.iter().map(|row| row.try_get("", "detail").expect("a step")).collect();
+    let expected = [
+        "SCAN wanted VIRTUAL TABLE INDEX 1:",
+        "SEARCH subscription USING INDEX subscription_by_external_id (source=? AND external_id=?)",
+    ];
+    assert_eq!(steps, expected);
 }
 
 async fn check_postgres_plans(database: &Database) {
@@ -822,6 +831,20 @@ async fn check_postgres_plans(database: &Database) {
             let subjects = ids.split(',').count();
             check_plan(&plan[0][0]["Plan"], subjects, mode);
         }
+    }
+
+    // None of the rows has a source: for the planner, one index that begins with it is as good as another.
+    execute(&transaction, &format!("PREPARE by_keys (text) AS {}", store::subscription::POSTGRES_BY_KEYS)).await;
+    for mode in ["force_custom_plan", "force_generic_plan"] {
+        execute(&transaction, &format!("SET LOCAL plan_cache_mode = {mode}")).await;
+        let sql = r#"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE by_keys ('[["crm", "1"], ["crm", "2"]]')"#;
+        let plan: Vec<Value> = column(&transaction, sql).await;
+        let mut scans = Vec::new();
+        collect_scans(&plan[0][0]["Plan"], &mut scans);
+        let [by_key] = scans[..] else { panic!("{mode}: not one scan of a table\n{:#}", plan[0]) };
+        assert_eq!(by_key["Index Name"], "subscription_by_external_id", "{mode}: {by_key:#}");
+        assert!(by_key.get("Filter").is_none(), "{mode}: nothing is read in vain: {by_key:#}");
+        assert_eq!(by_key["Actual Loops"], json!(2), "{mode}: one look for each key");
     }
     transaction.rollback().await.expect("undone");
 }
