@@ -253,7 +253,7 @@ impl Feed {
             return horizon;
         };
         for News { seq, stale, at } in news {
-            self.ground.metrics.observe_visibility((self.clock.now() - at).to_std().unwrap_or_default());
+            self.ground.metrics.observe_visibility((now - at).to_std().unwrap_or_default());
             if self.own().remove(&seq) {
                 continue;
             }

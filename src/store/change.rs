@@ -5,7 +5,7 @@ use entity::change::{ActiveModel, Entity};
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait as _, NotSet, QueryResult, Set,
     Statement,
-    sqlx::{self, PgConnection},
+    sqlx::{self, PgConnection, Row as _},
 };
 use uuid::Uuid;
 
@@ -34,16 +34,17 @@ const MAX_NEWS: i64 = 10_000;
 // One statement is one snapshot, so the changes are those that this very snapshot shows and the last one did not:
 // each once, in whatever order they were committed, and none waits for another transaction to end. The comparison
 // with the oldest transaction that the last snapshot did not know the end of is there for the index, and so is the order:
-// without it the planner, which does not know how recent that is, may read the whole history at every look.
+// without it the planner, which does not know how recent that is, may read the whole history at every look. They come
+// column by column, in one row: row by row, the thousand changes of an import would keep a processor from the hooks for
+// milliseconds.
 const NEWS: &str = "
-SELECT pg_current_snapshot()::text, clock_timestamp(), change.seq, change.noun, change.subject_type, change.subject_id,
-    change.at
-FROM (SELECT 1) AS always
-LEFT JOIN (
+SELECT pg_current_snapshot()::text, clock_timestamp(), array_agg(seq), array_agg(noun), array_agg(subject_type),
+    array_agg(subject_id), array_agg(at)
+FROM (
     SELECT seq, noun, subject_type, subject_id, at FROM change
     WHERE xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(xid, $1::text::pg_snapshot)
     ORDER BY xid, seq LIMIT $2
-) AS change ON true";
+) AS change";
 
 const START: &str = "SELECT pg_current_snapshot()::text, pg_is_in_recovery()";
 
@@ -362,17 +363,21 @@ pub async fn start(connection: &mut PgConnection) -> Result<Horizon> {
 ///
 /// [`Error::Unavailable`] when the database cannot be asked.
 pub async fn look(connection: &mut PgConnection, since: &Horizon) -> Result<Look> {
-    type Row =
-        (String, DateTime<Utc>, Option<i64>, Option<String>, Option<String>, Option<String>, Option<DateTime<Utc>>);
-    let query = sqlx::query_as(NEWS).bind(&since.0).bind(MAX_NEWS + 1);
-    let rows: Vec<Row> = query.fetch_all(connection).await?;
-    let (snapshot, database_now, ..) = rows.first().ok_or_else(|| Error::corrupt("snapshot"))?.clone();
-    let is_named = rows.len() <= usize::try_from(MAX_NEWS).unwrap_or(usize::MAX);
-    // The one row of a look without changes has none of a change's columns.
-    let changes = rows.into_iter().filter(|row| row.2.is_some());
-    let named = || changes.map(|(_, _, seq, noun, kind, id, at)| news(seq?, &noun?, kind, id, at?)).collect();
+    let row = sqlx::query(NEWS).bind(&since.0).bind(MAX_NEWS + 1).fetch_one(connection).await?;
+    let (horizon, database_now) = (Horizon(row.try_get(0)?), row.try_get(1)?);
+    // Without changes there are no columns of them.
+    let Some(seqs) = row.try_get::<Option<Vec<i64>>, _>(2)? else {
+        return Ok(Look { horizon, news: Some(Vec::new()), database_now });
+    };
+    let nouns: Vec<String> = row.try_get(3)?;
+    let (kinds, ids): (Vec<Option<String>>, Vec<Option<String>>) = (row.try_get(4)?, row.try_get(5)?);
+    let times: Vec<DateTime<Utc>> = row.try_get(6)?;
+    let is_named = seqs.len() <= usize::try_from(MAX_NEWS).unwrap_or(usize::MAX);
+    let subjects = kinds.into_iter().zip(ids);
+    let changes = seqs.into_iter().zip(nouns).zip(subjects).zip(times);
+    let named = || changes.map(|(((seq, noun), (kind, id)), at)| news(seq, &noun, kind, id, at)).collect();
     // What is not understood, a newer version's changes perhaps, counts as a change of everything.
-    Ok(Look { horizon: Horizon(snapshot), news: if is_named { named() } else { None }, database_now })
+    Ok(Look { horizon, news: if is_named { named() } else { None }, database_now })
 }
 
 fn news(seq: i64, noun: &str, kind: Option<String>, id: Option<String>, at: DateTime<Utc>) -> Option<News> {
