@@ -6,7 +6,7 @@ use std::{
     io::{self, IsTerminal as _, Read, Write as _},
     path::Path,
     pin::pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -36,24 +36,30 @@ pub async fn import(command: ImportCommand, database: Database) -> anyhow::Resul
     // So that services are told chunk by chunk: of all that comes in a second there would be too much to name.
     let watching = service.watch(FeedSettings { wake_up: true }).await.context("the database cannot be asked")?;
     let progress = progress(length);
-    let mut report = ImportReport { dry_run: is_dry_run, ..ImportReport::default() };
-    let done = async {
-        let import = service.begin_import(super::origin(service.now()), is_dry_run)?;
-        let mut chunks = pin!(import_file(&service, &import, format, file));
-        while let Some(chunk) = chunks.next().await {
-            let (outcomes, bytes_read) = chunk.map_err(|problem| explain(&problem))?;
+    let report = Arc::new(Mutex::new(ImportReport { dry_run: is_dry_run, ..ImportReport::default() }));
+    let add = {
+        let (report, progress) = (Arc::clone(&report), progress.clone());
+        move |outcomes: Vec<LineOutcome>, bytes_read| {
             progress.suspend(|| tell(&outcomes));
+            let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
             let goes_on = report.add(outcomes);
             progress.set_position(bytes_read);
             progress.set_message(format!("{} lines", report.lines));
-            if !goes_on {
-                anyhow::bail!("{MAX_PROBLEMS} lines were refused: something is wrong with the whole file");
-            }
+            goes_on
         }
-        anyhow::Ok(())
+    };
+    let done = async {
+        let import = service.begin_import(super::origin(service.now()), is_dry_run)?;
+        import_file(&service, import, format, file, add).await.map_err(|problem| explain(&problem))?;
+        let report = report.lock().unwrap_or_else(PoisonError::into_inner);
+        if report.problems.len() >= MAX_PROBLEMS {
+            anyhow::bail!("{MAX_PROBLEMS} lines were refused: something is wrong with the whole file");
+        }
+        Ok(())
     };
     let done = done.await;
     progress.finish_and_clear();
+    let report = std::mem::take(&mut *report.lock().unwrap_or_else(PoisonError::into_inner));
     let ImportReport { lines, created, changed, unchanged, outdated, refused, .. } = report;
     let kept = if is_dry_run { " Nothing was kept: it was a dry run." } else { "" };
     eprintln!(

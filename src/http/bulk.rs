@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -19,7 +19,11 @@ use poem_openapi::{
     registry::{MetaMediaType, MetaRequest, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry},
 };
 use serde::Serialize;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    runtime::Handle,
+    sync::mpsc,
+    task::{JoinHandle, spawn_blocking},
+};
 
 use super::{
     App, Tag,
@@ -45,7 +49,7 @@ pub const MAX_PROBLEMS: usize = 1_000;
 const _: () = assert!(MAX_PROBLEMS == 1_000, "the contract names the limit");
 /// How long the next part of a file may take to arrive.
 const PART_TIMEOUT: Duration = Duration::from_secs(30);
-/// Parts of a file that wait to be read, and chunks that wait to be imported: together they bound the memory.
+/// Parts of a file that wait to be read: they bound the memory.
 const WAITING: usize = 2;
 
 /// The operations of files.
@@ -229,7 +233,7 @@ impl BulkApi {
         let is_dry_run = dry_run.0.map(|text| text.parse("?dryRun")).transpose()?.unwrap_or_default();
         let Upload { format, parts, passing } = file;
         let report = match app.service.begin_import(caller.0, is_dry_run) {
-            Ok(import) => upload(&app.service, &import, is_dry_run, format, parts).await,
+            Ok(import) => upload(&app.service, import, is_dry_run, format, parts).await,
             Err(error) => {
                 drop(parts);
                 Err(error.into())
@@ -279,50 +283,69 @@ impl BulkApi {
 /// Imports what is uploaded, to its end or until too much of it was refused.
 async fn upload(
     service: &Arc<Service>,
-    import: &Import,
+    import: Import,
     is_dry_run: bool,
     format: Format,
     parts: mpsc::Receiver<Result<Bytes, io::Error>>,
 ) -> Result<ImportReport, Problem> {
-    let mut report = ImportReport { dry_run: is_dry_run, ..ImportReport::default() };
-    let mut chunks = std::pin::pin!(import_file(service, import, format, Parts { parts, rest: Bytes::new() }));
-    while let Some(chunk) = chunks.next().await {
-        let (outcomes, _) = chunk?;
-        if !report.add(outcomes) {
-            return Ok(report);
+    let report = ImportReport { dry_run: is_dry_run, complete: true, ..ImportReport::default() };
+    let report = Arc::new(Mutex::new(report));
+    let add = {
+        let report = Arc::clone(&report);
+        move |outcomes, _| {
+            let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
+            report.complete = report.add(outcomes);
+            report.complete
         }
-    }
-    report.complete = true;
-    Ok(report)
+    };
+    import_file(service, import, format, Parts { parts, rest: Bytes::new() }, add).await?;
+    let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(std::mem::take(&mut report))
 }
 
 /// What became of a line: its number, and its outcome or what is wrong with it.
 pub type LineOutcome = (i64, Result<Outcome, Problem>);
 
-/// Imports a file chunk by chunk: of each chunk, what became of its lines, and how many bytes of the file were read.
-/// Dropping it ends the import after the chunk that is under way.
-pub fn import_file<'a>(
-    service: &'a Arc<Service>,
-    import: &'a Import,
+/// Imports a file chunk by chunk, and tells of each what became of its lines and how many bytes of the file were read,
+/// until it ends or the one who is told says so. Dropping it ends the import after the chunk that is under way.
+///
+/// All of it is done on one thread, apart from those that answer hooks: while the database writes a chunk the next is not
+/// read, so that an import never keeps more than one processor from them.
+///
+/// # Errors
+///
+/// A problem that ends the import. What was told before is done.
+pub async fn import_file(
+    service: &Arc<Service>,
+    import: Import,
     format: Format,
     file: impl Read + Send + 'static,
-) -> impl Stream<Item = Result<(Vec<LineOutcome>, u64), Problem>> + 'a {
-    let (sink, chunks) = mpsc::channel(WAITING);
-    let prefix = service.claims_prefix().cloned();
-    let reading = tokio::task::spawn_blocking(move || read(format, file, prefix.as_ref(), sink));
-    futures_util::stream::try_unfold((chunks, Some(reading)), async move |(mut chunks, mut reading)| {
-        if let Some(chunk) = chunks.recv().await {
+    mut tell: impl FnMut(Vec<LineOutcome>, u64) -> bool + Send + 'static,
+) -> Result<(), Problem> {
+    let (service, runtime) = (Arc::clone(service), Handle::current());
+    let waiting = Arc::new(());
+    let waits = Arc::downgrade(&waiting);
+    let importing = spawn_blocking(move || {
+        let mut broken_off = Ok(());
+        let take = |chunk: Chunk| {
+            if waits.strong_count() == 0 {
+                return false;
+            }
             let bytes_read = chunk.bytes_read;
-            let outcomes = import_chunk(service, import, chunk).await?;
-            return Ok(Some(((outcomes, bytes_read), (chunks, reading))));
-        }
-        let Some(reading) = reading.take() else { return Ok(None) };
-        match reading.await {
-            Ok(Ok(())) => Ok(None),
-            Ok(Err(error)) => Err(of_read(&error)),
-            Err(_) => Err(Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR)),
-        }
-    })
+            match runtime.block_on(import_chunk(&service, &import, chunk)) {
+                Ok(outcomes) => tell(outcomes, bytes_read),
+                Err(problem) => {
+                    broken_off = Err(problem);
+                    false
+                }
+            }
+        };
+        let read = read(format, file, service.claims_prefix(), take).map_err(|error| of_read(&error));
+        broken_off.and(read)
+    });
+    let imported = importing.await;
+    drop(waiting);
+    imported.unwrap_or_else(|_| Err(Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR)))
 }
 
 async fn import_chunk(service: &Arc<Service>, import: &Import, chunk: Chunk) -> Result<Vec<LineOutcome>, Problem> {
@@ -393,13 +416,19 @@ pub fn export_pages(
     let start = (Some(None), Encoder::new(format));
     futures_util::stream::try_unfold((start, service, filter), async |((after, mut encoder), service, filter)| {
         let Some(after): Option<Option<After>> = after else { return Ok(None) };
-        let now = service.now();
-        let page = service.subscriptions(&filter, now, after, CHUNK_LINES as u64).await?;
-        let is_last = page.len() < CHUNK_LINES;
-        let next = page.last().map(|last| After { id: last.id, updated_at: last.updated_at });
-        let shown = page.into_iter().map(|subscription| Shown { subscription, now }.into()).collect();
-        let bytes = Bytes::from(encoder.encode(shown));
-        let after = if is_last { None } else { Some(next) };
-        Ok(Some((bytes, ((after, encoder), service, filter))))
+        let runtime = Handle::current();
+        // On a thread apart from those that answer hooks, which would wait for what it computes.
+        let making = spawn_blocking(move || {
+            let now = service.now();
+            let page = runtime.block_on(service.subscriptions(&filter, now, after, CHUNK_LINES as u64))?;
+            let is_last = page.len() < CHUNK_LINES;
+            let next = page.last().map(|last| After { id: last.id, updated_at: last.updated_at });
+            let shown = page.into_iter().map(|subscription| Shown { subscription, now }.into()).collect();
+            let bytes = Bytes::from(encoder.encode(shown));
+            let after = if is_last { None } else { Some(next) };
+            Ok((bytes, ((after, encoder), service, filter)))
+        });
+        let made = making.await;
+        made.unwrap_or_else(|_| Err(Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR))).map(Some)
     })
 }

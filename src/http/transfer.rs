@@ -12,7 +12,6 @@ use std::{
 
 use poem::http::StatusCode;
 use serde::{Deserialize, de::IgnoredAny};
-use tokio::sync::mpsc::Sender;
 
 use super::{
     body,
@@ -271,13 +270,13 @@ impl JsonLine {
 }
 
 /// What gathers lines and passes them on.
-struct Gatherer {
+struct Gatherer<S> {
     chunk: Chunk,
     bytes: usize,
-    sink: Sender<Chunk>,
+    sink: S,
 }
 
-impl Gatherer {
+impl<S: FnMut(Chunk) -> bool> Gatherer<S> {
     /// Adds a line; false when nobody takes lines any more.
     fn add(&mut self, line: Line, bytes: usize, bytes_read: u64) -> bool {
         self.bytes += bytes;
@@ -291,22 +290,21 @@ impl Gatherer {
 
     fn pass_on(&mut self) -> bool {
         self.bytes = 0;
-        let chunk = std::mem::take(&mut self.chunk);
-        self.sink.blocking_send(chunk).is_ok()
+        (self.sink)(std::mem::take(&mut self.chunk))
     }
 }
 
-/// Reads a file, and passes on its lines in chunks, until nobody takes them any more. It waits, so it is for a thread
-/// where that is no harm.
+/// Reads a file, and passes on its lines in chunks, until the sink says that it takes no more. It waits, so it is for a
+/// thread where that is no harm.
 ///
 /// # Errors
 ///
-/// [`ReadError`] when the file cannot be read to its end. What was read before was passed on.
+/// [`ReadError`] when the file cannot be read to its end. Whole chunks that were read before were passed on.
 pub fn read(
     format: Format,
     file: impl Read,
     prefix: Option<&ClaimsPrefix>,
-    sink: Sender<Chunk>,
+    sink: impl FnMut(Chunk) -> bool,
 ) -> Result<(), ReadError> {
     let mut gatherer = Gatherer { chunk: Chunk::default(), bytes: 0, sink };
     match format {
@@ -319,7 +317,11 @@ pub fn read(
     Ok(())
 }
 
-fn read_ndjson(file: impl Read, prefix: Option<&ClaimsPrefix>, gatherer: &mut Gatherer) -> Result<(), ReadError> {
+fn read_ndjson<S: FnMut(Chunk) -> bool>(
+    file: impl Read,
+    prefix: Option<&ClaimsPrefix>,
+    gatherer: &mut Gatherer<S>,
+) -> Result<(), ReadError> {
     let mut file = BufReader::with_capacity(64 * 1024, file);
     let (mut line, mut number, mut bytes_read) = (Vec::new(), 0, 0);
     loop {
@@ -367,7 +369,11 @@ fn skip_line(file: &mut impl BufRead) -> io::Result<usize> {
     }
 }
 
-fn read_csv(file: impl Read, prefix: Option<&ClaimsPrefix>, gatherer: &mut Gatherer) -> Result<(), ReadError> {
+fn read_csv<S: FnMut(Chunk) -> bool>(
+    file: impl Read,
+    prefix: Option<&ClaimsPrefix>,
+    gatherer: &mut Gatherer<S>,
+) -> Result<(), ReadError> {
     // A quote that is never closed would take the rest of the file for one field.
     let mut reader = csv::ReaderBuilder::new().flexible(false).from_reader(Bounded::new(file));
     let headers = reader.headers().map_err(broken)?.clone();
@@ -558,15 +564,15 @@ mod tests {
 
     /// Of each line of a file of comma-separated values, its number, and what it names as wrong.
     fn read_all(file: &str) -> Vec<(i64, Option<String>)> {
-        let (sink, mut chunks) = tokio::sync::mpsc::channel(8);
-        read(Format::Csv, file.as_bytes(), None, sink).expect("a file");
         let mut found = Vec::new();
-        while let Some(chunk) = chunks.blocking_recv() {
+        let take = |chunk: Chunk| {
             found.extend(chunk.lines.into_iter().map(|Line { number, item }| {
                 let error = item.err().map(|problem| serde_json::to_value(problem.document()).expect("JSON"));
                 (number, error.map(|error| error["errors"][0]["pointer"].as_str().unwrap_or_default().to_owned()))
             }));
-        }
+            true
+        };
+        read(Format::Csv, file.as_bytes(), None, take).expect("a file");
         found
     }
 

@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use super::{
-    Error, Expected, Origin, Result, Service, Touched, all_to_their_end,
+    BULK_TIMEOUT, Error, Expected, Origin, Result, Service, Touched,
     subscription::{Batch, Outcome, Target, Write, apply_each, hold},
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     },
     store::{
         self,
-        bulk::{self, BulkTransaction, Recording, Rows},
+        bulk::{self, Recording, Rows},
     },
 };
 
@@ -70,30 +70,26 @@ impl Service {
 
     /// Imports a chunk, in a few transactions, and tells what became of each item. A dry run takes all of it back.
     ///
+    /// It computes for milliseconds on end, and must not be dropped half-way: it is for a thread of its own, where it is
+    /// done to its end and no hook waits for it.
+    ///
     /// # Errors
     ///
     /// [`Error::Store`] when the database cannot go on: nothing, or a part of the chunk, was imported. Importing it
     /// again is safe, for what is there already is recognised.
     pub async fn import(self: &Arc<Self>, import: &Import, items: Vec<Item>) -> Result<Vec<Result<Outcome>>> {
-        let service = Arc::clone(self);
-        let (origin, is_dry_run) = (import.origin.clone(), import.is_dry_run);
-        all_to_their_end(async move {
+        let Import { origin, is_dry_run, _permit: _ } = import;
+        let importing = async {
             let mut outcomes: Vec<Option<Result<Outcome>>> = Vec::new();
             outcomes.resize_with(items.len(), || None);
-            let (new, mut rest) = service.sort(items, &mut outcomes).await?;
-            match bulk::begin(&service.database).await? {
-                Some(transaction) => {
-                    let left = service.import_new(transaction, &origin, is_dry_run, new, &mut outcomes).await?;
-                    rest.extend(left);
-                }
-                None => rest.extend(new),
-            }
+            let (new, mut rest) = self.sort(items, &mut outcomes).await?;
+            rest.extend(self.import_new(origin, *is_dry_run, new, &mut outcomes).await?);
             // What comes twice comes in its order.
             rest.sort_by_key(|(place, _)| *place);
-            service.import_rest(&origin, is_dry_run, rest, &mut outcomes).await?;
+            self.import_rest(origin, *is_dry_run, rest, &mut outcomes).await?;
             Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or(Ok(Outcome::Unchanged))).collect())
-        })
-        .await
+        };
+        tokio::time::timeout(BULK_TIMEOUT, importing).await.unwrap_or(Err(Error::TimedOut))
     }
 
     /// Parts what is new from what may be a change of what is there. What says nothing new is done with here, without
@@ -154,15 +150,19 @@ impl Service {
         })
     }
 
-    /// Records what is new of a chunk, all at once. Gives all of it back when the database knows some of it by now.
+    /// Records what is new of a chunk, all at once. Gives back what is to be recorded one by one: all of it where the
+    /// database knows some of it by now, and on SQLite.
     async fn import_new(
         self: &Arc<Self>,
-        mut transaction: BulkTransaction,
         origin: &Origin,
         is_dry_run: bool,
         new: Placed,
         outcomes: &mut [Option<Result<Outcome>>],
     ) -> Result<Placed> {
+        if new.is_empty() {
+            return Ok(new);
+        }
+        let Some(mut transaction) = bulk::begin(&self.database).await? else { return Ok(new) };
         let now = self.clock.now();
         let (mut subscriptions, mut placed) = (Vec::with_capacity(new.len()), Vec::with_capacity(new.len()));
         for (place, item) in new {
@@ -178,8 +178,7 @@ impl Service {
             return Ok(Vec::new());
         }
         let touched = subscriptions.iter().map(|subscription| Touched::Subject(subscription.subject.clone())).collect();
-        // Writing the images takes a while, in which this thread would answer no hook.
-        let rows = tokio::task::spawn_blocking(move || Rows::of(&subscriptions)).await.map_err(Error::Aborted)?;
+        let rows = Rows::of(&subscriptions);
         let Origin { actor, request_id, .. } = origin;
         let recording = Recording { at: now, actor, request_id, action: "put" };
         match bulk::insert(&mut transaction, rows, recording).await {
