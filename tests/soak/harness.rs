@@ -368,6 +368,51 @@ pub fn output(program: &Path, arguments: &[&str]) -> anyhow::Result<String> {
     Ok(printed.into_owned())
 }
 
+/// The server of a database on a processor of its own, as if it had a machine of its own, and this process and what it
+/// starts on the others, until this is dropped.
+#[derive(Debug)]
+pub struct Apart(Vec<(u32, String)>);
+
+impl Apart {
+    /// Parts the server that a connection leads to from all others; none, with the reason, where that cannot be done.
+    pub async fn server(sql: &database::Sql) -> anyhow::Result<Self> {
+        let backend = sql.number("SELECT pg_backend_pid()::bigint").await?;
+        let status = fs::read_to_string(format!("/proc/{backend}/status")).context("no server on this machine")?;
+        let postmaster = status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok());
+        let postmaster: u32 = postmaster.context("the server has no parent")?;
+        let available = std::thread::available_parallelism()?.get();
+        anyhow::ensure!(available > 1, "a single processor");
+        let mut apart = Self(Vec::new());
+        let others = format!("1-{}", available - 1);
+        for (process, processors) in [(postmaster, "0".to_owned()), (std::process::id(), others)] {
+            let before = Self::affinity(process)?;
+            Self::pin(process, &processors)?;
+            apart.0.push((process, before));
+        }
+        Ok(apart)
+    }
+
+    /// Where a process may run.
+    fn affinity(process: u32) -> anyhow::Result<String> {
+        let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+        let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        Ok(list.context("no processors")?.trim().to_owned())
+    }
+
+    fn pin(process: u32, processors: &str) -> anyhow::Result<String> {
+        output(Path::new("taskset"), &["-a", "-c", "-p", processors, &process.to_string()])
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        for (process, processors) in &self.0 {
+            // One that has ended meanwhile runs nowhere.
+            let _ = Self::pin(*process, processors);
+        }
+    }
+}
+
 /// The number of the user that runs this.
 pub fn own_user() -> anyhow::Result<u32> {
     Ok(output(Path::new("id"), &["-u"])?.trim().parse()?)
