@@ -1,6 +1,6 @@
 # The repository's tasks by name; `make` alone lists them.
 
-# What `make soak` runs; everything when empty.
+# What `make soak` and `make bench` run; everything when empty.
 ROWS =
 
 # What `make contracts` runs: fuzz, client or, when empty, both.
@@ -12,7 +12,7 @@ PROFILE = dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test contracts soak check openapi fmt deny clean
+.PHONY: help run test contracts soak bench check openapi fmt deny clean
 
 help: ## List these tasks
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -32,6 +32,11 @@ contracts: ## Try the contracts on the running service with Schemathesis and a g
 
 soak: ## Try the promises under faults, 28 minutes; ROWS='F1 F9 --quick' for some rows, or a small version
 	tests/with-postgres cargo test --locked --profile $(if $(filter dev,$(PROFILE)),test,$(PROFILE)) --test soak -- $(ROWS)
+
+bench: ## Measure against the limits of the machine, 25 minutes; ROWS='LADDER AUTH --quick' for some rows, or a small version
+	cargo build --locked --release --bin tollgate
+	cargo build --locked --release --package bench
+	tests/with-postgres $(or $(CARGO_TARGET_DIR),target)/release/bench $(ROWS)
 
 check: ## Check format, lints and the documentation's links
 	cargo fmt --all --check
