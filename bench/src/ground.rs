@@ -18,7 +18,7 @@ use sea_orm::sqlx::{self, AssertSqlSafe, Connection as _, PgConnection};
 use serde_json::{Value, json};
 
 use crate::{
-    payload::{ENDED, HELD, user},
+    payload::{ENDED, FIRST_USER, HELD},
     processor::{self, Pins},
     rungs::Rung,
     wire::Wire,
@@ -26,8 +26,8 @@ use crate::{
 
 /// Where programs are looked for: the environment of a process that is started is empty but for what it is given.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// The credentials of the management API.
-const ADMIN: &str = "Bearer admin-token";
+/// The token of the management API's bootstrap administrator.
+pub const ADMIN_TOKEN: &str = "admin-token";
 /// How long a server may take to be ready.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -114,13 +114,26 @@ impl Ground {
 
     /// Starts a server of the ladder, on the processor of the servers.
     pub fn rung(&self, rung: Rung) -> anyhow::Result<Server> {
+        self.pins.on_servers(|| self.own(&["serve", rung.name()]))
+    }
+
+    /// Starts the service inside a process of the bench, on all processors; it may be kept from hearing of changes made
+    /// elsewhere.
+    pub fn inside(&self, url: &str, is_watching: bool) -> anyhow::Result<Server> {
+        let arguments = if is_watching { &["inside", url][..] } else { &["inside", url, "--unwatched"] };
+        self.pins.anywhere(|| self.own(arguments))
+    }
+
+    /// Starts this program as a server, which prints where it listens.
+    fn own(&self, arguments: &[&str]) -> anyhow::Result<Server> {
+        let log = File::create(self.folder()?.join("log"))?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["serve", rung.name()]).env_clear().stdin(Stdio::null()).stdout(Stdio::piped());
-        let child = self.pins.on_servers(|| Ok(command.spawn()?))?;
-        let mut server = Server { child, address: SocketAddr::from(([127, 0, 0, 1], 0)), operations: None };
+        command.args(arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut server = Server { child: command.spawn()?, address, operations: None };
         let mut line = String::new();
         BufReader::new(server.child.stdout.take().context("its output")?).read_line(&mut line)?;
-        server.address = line.trim().parse().with_context(|| format!("{} said {line:?}", rung.name()))?;
+        server.address = line.trim().parse().with_context(|| format!("{arguments:?} said {line:?}"))?;
         Ok(server)
     }
 
@@ -145,7 +158,7 @@ impl Ground {
             ("TOLLGATE_OPS_LISTEN", &operations.to_string()),
             ("TOLLGATE_HOOK_USERNAME", "hook"),
             ("TOLLGATE_HOOK_PASSWORD", "hook"),
-            ("TOLLGATE_ADMIN_TOKEN", "admin-token"),
+            ("TOLLGATE_ADMIN_TOKEN", ADMIN_TOKEN),
         ];
         let mut command = Command::new(&self.tollgate);
         command.arg("serve").env_clear().envs(defaults).envs(settings.iter().copied());
@@ -211,7 +224,7 @@ impl Server {
     pub async fn api(&self, method: &str, path: &str, body: &Value, expected: u16) -> anyhow::Result<Value> {
         let body = body.to_string();
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: {ADMIN}\r\nContent-Type: application/json\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {ADMIN_TOKEN}\r\nContent-Type: application/json\r\n\
             Content-Length: {}\r\n\r\n{body}",
             body.len()
         );
@@ -255,28 +268,38 @@ pub async fn run(connection: &mut PgConnection, statements: &str) -> anyhow::Res
     Ok(())
 }
 
-/// Gives users 0, 1, ... below a number a subscription without end and one that has ended, past the service.
-pub async fn seed(url: &str, below: usize) -> anyhow::Result<()> {
+/// Gives users 0, 1, ... below a number a subscription without end, past the service, and if they shall have two, one
+/// that has ended.
+pub async fn seed(url: &str, below: u64, with_ended: bool) -> anyhow::Result<()> {
     let mut connection = PgConnection::connect(url).await?;
-    let (prefix, digits) =
-        user(0).split_once('0').map(|(prefix, rest)| (prefix.to_owned(), rest.len() + 1)).context("a user")?;
-    for (scope, until) in [(HELD, "NULL"), (ENDED, "'2021-01-01T00:00:00Z'")] {
+    // Ids in ascending order, as the service makes them.
+    let kinds = [(HELD, "NULL", "0a"), (ENDED, "'2021-01-01T00:00:00Z'", "0b")];
+    for (scope, until, prefix) in kinds.into_iter().take(1 + usize::from(with_ended)) {
         run(
             &mut connection,
             &format!(
-                "WITH seeded AS (
-                    INSERT INTO subscription (id, subject_type, subject_id, valid_from, valid_until, version,
-                        created_at, updated_at)
-                    SELECT gen_random_uuid(), 'user', '{prefix}' || lpad(number::text, {digits}, '0'),
-                        '2020-01-01T00:00:00Z', {until}, 1, '2020-01-01T00:00:00Z', '2020-01-01T00:00:00Z'
-                    FROM generate_series(0, {below} - 1) AS number RETURNING id
-                )
-                INSERT INTO subscription_scope (subscription_id, scope) SELECT id, '{scope}' FROM seeded"
+                "INSERT INTO subscription (id, subject_type, subject_id, valid_from, valid_until, version, created_at,
+                    updated_at)
+                SELECT ('{prefix}' || lpad(to_hex(number), 30, '0'))::uuid, 'user', ({FIRST_USER} + number)::text,
+                    '2020-01-01T00:00:00Z', {until}, 1, '2020-01-01T00:00:00Z', '2020-01-01T00:00:00Z'
+                FROM generate_series(0, {below} - 1) AS number;
+                INSERT INTO subscription_scope (subscription_id, scope)
+                SELECT ('{prefix}' || lpad(to_hex(number), 30, '0'))::uuid, '{scope}'
+                FROM generate_series(0, {below} - 1) AS number"
             ),
         )
         .await?;
     }
-    run(&mut connection, "VACUUM ANALYZE").await
+    run(&mut connection, "VACUUM ANALYZE").await?;
+    run(&mut connection, "CHECKPOINT").await
+}
+
+/// The process of the Postgres server that a database is on.
+pub async fn postmaster(url: &str) -> anyhow::Result<u32> {
+    let mut connection = PgConnection::connect(url).await?;
+    let backend: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?;
+    let parent = processor::parent(u32::try_from(backend)?).context("is Postgres on another machine?")?;
+    Ok(parent)
 }
 
 /// Runs a program to its end, and gives back what it printed.

@@ -10,6 +10,8 @@
 
 mod chart;
 mod ground;
+mod inside;
+mod issuer;
 mod payload;
 mod processor;
 mod report;
@@ -21,8 +23,12 @@ mod wire;
 use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
+use clap::{Parser, Subcommand, ValueEnum as _};
+use stats_alloc::StatsAlloc;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
 
 use crate::{
     ground::Ground,
@@ -59,6 +65,14 @@ enum Command {
         /// Which one
         rung: Rung,
     },
+    /// Serves as the service does (the bench starts it by itself)
+    Inside {
+        /// The database
+        url: String,
+        /// Without hearing of changes made elsewhere
+        #[arg(long)]
+        unwatched: bool,
+    },
 }
 
 /// Runs what the command line says.
@@ -75,10 +89,10 @@ pub fn main() -> ExitCode {
 
 /// Does what the arguments say; whether everything could be measured.
 fn run(arguments: Arguments) -> anyhow::Result<bool> {
-    if let Some(Command::Serve { rung }) = arguments.command {
+    if let Some(command) = arguments.command {
         // As many workers as there are processors, as the service has them.
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("a runtime")?;
-        return runtime.block_on(rungs::serve(rung)).map(|()| true);
+        return runtime.block_on(serve(command)).map(|()| true);
     }
     let is_named = |row: &Row| arguments.rows.is_empty() || arguments.rows.iter().any(|name| name == row.name);
     let rows: Vec<&Row> = ROWS.iter().filter(|row| is_named(row)).collect();
@@ -99,6 +113,41 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
     });
     ground.clean_up();
     outcome
+}
+
+/// Serves on a free port, which is printed, until the process ends.
+async fn serve(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Serve { rung } => {
+            let listener = TcpListener::bind("127.0.0.1:0").await?;
+            say(&listener.local_addr()?.to_string());
+            rungs::accept(rung, listener).await
+        }
+        Command::Inside { url, unwatched } => {
+            let inside = inside::serve(&url, !unwatched).await?;
+            say(&inside.address.to_string());
+            std::future::pending().await
+        }
+    }
+}
+
+/// Prints what requests take of an allocator: to the rung of the ladder, or to the service on the database, that the only
+/// argument names.
+pub fn count(allocator: &StatsAlloc<std::alloc::System>) -> ExitCode {
+    let counted = std::env::args().nth(1).context("what to count").and_then(|what| {
+        let rung = Rung::from_str(&what, false).ok();
+        Ok(serde_json::to_string(&inside::count(allocator, rung, Some(&what))?)?)
+    });
+    match counted {
+        Ok(counted) => {
+            say(&counted);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            say(&format!("count: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Runs rows one after the other, each printed when it has run; whether all of them could be measured.

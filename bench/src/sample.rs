@@ -9,6 +9,16 @@ use serde::{Deserialize, Serialize};
 pub struct Sample(Vec<f64>);
 
 impl Sample {
+    /// None yet.
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Takes over those of another.
+    pub fn append(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
+    }
+
     /// Notes one.
     pub fn push(&mut self, figure: f64) {
         self.0.push(figure);
@@ -17,6 +27,11 @@ impl Sample {
     /// How many there are.
     pub fn count(&self) -> usize {
         self.0.len()
+    }
+
+    /// Each figure with the one of another sample that was noted at the same time.
+    pub fn pairs<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (f64, f64)> + 'a {
+        self.0.iter().copied().zip(other.0.iter().copied())
     }
 
     /// The figure that a share of them, in thousandths, does not exceed; 0 when there are none.

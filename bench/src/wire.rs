@@ -39,13 +39,7 @@ impl Wire {
     /// Sends a question.
     pub async fn ask(&mut self, question: &Question) -> anyhow::Result<()> {
         let (status, body) = self.exchange(&question.request).await?;
-        anyhow::ensure!(
-            status == 200 && body == &*question.answer,
-            "{status} {} instead of 200 {}",
-            String::from_utf8_lossy(body),
-            String::from_utf8_lossy(&question.answer)
-        );
-        Ok(())
+        question.check(status, body)
     }
 
     /// Sends a request, and reads the whole answer: its status and body.
@@ -54,15 +48,21 @@ impl Wire {
         self.buffer.clear();
         loop {
             anyhow::ensure!(self.stream.read_buf(&mut self.buffer).await? > 0, "the connection was closed");
-            let Some(end) = self.buffer.windows(4).position(|end| end == b"\r\n\r\n") else { continue };
-            let (status, length) = head(&self.buffer[..end])?;
-            let body = end + 4;
-            if self.buffer.len() >= body + length {
-                anyhow::ensure!(self.buffer.len() == body + length, "more than an answer came");
-                return Ok((status, &self.buffer[body..]));
+            if answer(&self.buffer)?.is_some() {
+                break;
             }
         }
+        answer(&self.buffer)?.context("an answer")
     }
+}
+
+/// The status and the body of an answer, when all of it is there.
+pub fn answer(bytes: &[u8]) -> anyhow::Result<Option<(u16, &[u8])>> {
+    let Some(end) = bytes.windows(4).position(|end| end == b"\r\n\r\n") else { return Ok(None) };
+    let (status, length) = head(&bytes[..end])?;
+    let body = &bytes[end + 4..];
+    anyhow::ensure!(body.len() <= length, "more than an answer came");
+    Ok((body.len() == length).then_some((status, body)))
 }
 
 /// What the head of an answer says: its status, and the length of its body.
