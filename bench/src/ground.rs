@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use sea_orm::sqlx::{self, AssertSqlSafe, Connection as _, PgConnection};
+use sea_orm::sqlx::{self, AssertSqlSafe, Connection as _, PgConnection, SqliteConnection};
 use serde_json::{Value, json};
 
 use crate::{
@@ -292,6 +292,27 @@ pub async fn seed(url: &str, below: u64, with_ended: bool) -> anyhow::Result<()>
     }
     run(&mut connection, "VACUUM ANALYZE").await?;
     run(&mut connection, "CHECKPOINT").await
+}
+
+/// The same in a file of SQLite, which no service may have open: one subscription each.
+pub async fn seed_sqlite(url: &str, below: u64) -> anyhow::Result<()> {
+    let mut connection = SqliteConnection::connect(url).await?;
+    let numbers = format!(
+        "WITH RECURSIVE numbers (number) AS (SELECT 0 UNION ALL SELECT number + 1 FROM numbers WHERE number < {below} - 1)"
+    );
+    let at = "2020-01-01T00:00:00+00:00";
+    let statements = format!(
+        "PRAGMA synchronous = OFF; BEGIN;
+        {numbers} INSERT INTO subscription (id, subject_type, subject_id, valid_from, valid_until, version, created_at,
+            updated_at)
+        SELECT unhex(printf('0a%030x', number)), 'user', CAST({FIRST_USER} + number AS text), '{at}', NULL, 1, '{at}', '{at}'
+        FROM numbers;
+        {numbers} INSERT INTO subscription_scope (subscription_id, scope)
+        SELECT unhex(printf('0a%030x', number)), '{HELD}' FROM numbers;
+        COMMIT; PRAGMA wal_checkpoint(TRUNCATE)"
+    );
+    sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut connection).await?;
+    Ok(connection.close().await?)
 }
 
 /// The process of the Postgres server that a database is on.

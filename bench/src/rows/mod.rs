@@ -4,7 +4,7 @@ use std::{pin::Pin, sync::Arc};
 
 use crate::{
     ground::{Ground, Server},
-    payload::Question,
+    payload::{Question, questions, scattered},
     processor,
     report::Report,
     sample::{Sample, digits, float},
@@ -14,11 +14,11 @@ use crate::{
 mod alloc;
 mod auth;
 mod ladder;
-//mod memory;
-//mod scale;
+mod memory;
+mod scale;
 mod tail;
-//mod uncached;
-//mod writes;
+mod uncached;
+mod writes;
 
 /// The users that cached rows ask for.
 pub const USERS: u64 = 512;
@@ -36,7 +36,7 @@ pub struct Row {
 }
 
 /// All rows.
-pub const ROWS: [Row; 4] = [
+pub const ROWS: [Row; 8] = [
     Row {
         name: "LADDER",
         title: "hook requests answered from the cache, with authentication, metrics and logs, against servers that do less",
@@ -57,7 +57,44 @@ pub const ROWS: [Row; 4] = [
         title: "the slowest answers at half of the rate that the service can do, asked at random instants",
         run: |ground| Box::pin(tail::tail(ground)),
     },
+    Row {
+        name: "UNCACHED",
+        title: "hook requests for subjects never asked for before, against the same statement alone",
+        run: |ground| Box::pin(uncached::uncached(ground)),
+    },
+    Row { name: "MEMORY", title: "a million subjects in the cache", run: |ground| Box::pin(memory::memory(ground)) },
+    Row {
+        name: "SCALE",
+        title: "hook requests that are not answered from the cache, by the size of the database",
+        run: |ground| Box::pin(scale::scale(ground)),
+    },
+    Row {
+        name: "WRITES",
+        title: "single writes with and without the change feed, imports against COPY",
+        run: |ground| Box::pin(writes::writes(ground)),
+    },
 ];
+
+/// Questions about users that were not asked about before, as long as there are any.
+struct Fresh {
+    users: Box<dyn Iterator<Item = u64>>,
+}
+
+impl Fresh {
+    fn new(below: u64) -> Self {
+        Self { users: Box::new(scattered(below)) }
+    }
+
+    fn take(&mut self, count: usize) -> Arc<[Question]> {
+        questions(self.users.by_ref().take(count))
+    }
+}
+
+/// How many subjects the service found in its cache, and how many not.
+async fn lookups(tollgate: &Server) -> anyhow::Result<(f64, f64)> {
+    let count = async |result| tollgate.metric(&format!(r#"tollgate_cache_lookups_total{{result="{result}"}}"#)).await;
+    Ok((count("hit").await?, count("miss").await?))
+}
 
 /// A server, what it is asked, and what that took.
 struct Step {
