@@ -12,6 +12,7 @@ mod chart;
 mod ground;
 mod inside;
 mod issuer;
+mod kept;
 mod payload;
 mod processor;
 mod report;
@@ -32,10 +33,9 @@ use tokio::{
 
 use crate::{
     ground::Ground,
-    report::Report,
     rows::{ROWS, Row},
     rungs::Rung,
-    sample::{Verdict, duration},
+    sample::duration,
 };
 
 /// Measures Tollgate side by side with the limits of the machine.
@@ -60,6 +60,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write the documents anew from what each row measured last; a whole run does so by itself
+    Write,
     /// Serves as a rung of the ladder (the bench starts it by itself)
     Serve {
         /// Which one
@@ -92,7 +94,7 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
     if let Some(command) = arguments.command {
         // As many workers as there are processors, as the service has them.
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("a runtime")?;
-        return runtime.block_on(serve(command)).map(|()| true);
+        return runtime.block_on(run_command(command)).map(|()| true);
     }
     let is_named = |row: &Row| arguments.rows.is_empty() || arguments.rows.iter().any(|name| name == row.name);
     let rows: Vec<&Row> = ROWS.iter().filter(|row| is_named(row)).collect();
@@ -112,12 +114,17 @@ fn run(arguments: Arguments) -> anyhow::Result<bool> {
         }
     });
     ground.clean_up();
-    outcome
+    let is_whole = outcome?;
+    if is_whole && !arguments.quick && rows.len() == ROWS.len() {
+        kept::write()?;
+    }
+    Ok(is_whole)
 }
 
-/// Serves on a free port, which is printed, until the process ends.
-async fn serve(command: Command) -> anyhow::Result<()> {
+/// Does something else than to measure. What serves does so on a free port, which is printed, until the process ends.
+async fn run_command(command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Write => kept::write(),
         Command::Serve { rung } => {
             let listener = TcpListener::bind("127.0.0.1:0").await?;
             say(&listener.local_addr()?.to_string());
@@ -160,7 +167,17 @@ async fn all(rows: &[&Row], ground: &Ground) -> bool {
         let row_start = Instant::now();
         say(&format!("{}: {}\n", row.name, row.title));
         match (row.run)(ground).await {
-            Ok(report) => say(&told(&report)),
+            Ok(report) => {
+                say(&kept::table(&report));
+                let took = duration(row_start.elapsed());
+                // What a small version says is not worth keeping.
+                if !ground.quick
+                    && let Err(error) = kept::keep(row.name, &report, took, ground)
+                {
+                    is_whole = false;
+                    say(&format!("not kept: {error:#}"));
+                }
+            }
             Err(error) => {
                 is_whole = false;
                 say(&format!("not measured: {error:#}"));
@@ -171,18 +188,6 @@ async fn all(rows: &[&Row], ground: &Ground) -> bool {
     }
     say(&format!("{} rows in {}.", rows.len(), duration(start.elapsed())));
     is_whole
-}
-
-fn told(report: &Report) -> String {
-    let mut lines = vec!["| what | measured | target | |".to_owned(), "| --- | --- | --- | --- |".to_owned()];
-    for figure in &report.figures {
-        let verdict = figure.verdict.as_ref().map(Verdict::to_string).unwrap_or_default();
-        let target = figure.target.as_deref().unwrap_or_default();
-        lines.push(format!("| {} | {} | {target} | {verdict} |", figure.what, figure.measured));
-    }
-    lines.push(String::new());
-    lines.extend(report.notes.iter().map(|note| format!("- {note}")));
-    lines.join("\n")
 }
 
 #[expect(clippy::print_stdout, reason = "the table is what was asked for")]

@@ -326,19 +326,6 @@ impl Tollgate {
         Ok(Duration::from_millis(10 * (ticks(11)? + ticks(12)?)))
     }
 
-    /// The processor time that its threads have taken so far, to the nanosecond. Those that have ended do not count.
-    pub fn exact_processor_time(&self) -> anyhow::Result<Duration> {
-        let mut time = Duration::ZERO;
-        for thread in fs::read_dir(format!("/proc/{}/task", self.pid()))? {
-            // A thread may end between two lines.
-            let Ok(schedule) = fs::read_to_string(thread?.path().join("schedstat")) else { continue };
-            let nanoseconds = schedule.split_whitespace().next().context("/proc/PID/task/TID/schedstat")?;
-            time += Duration::from_nanos(nanoseconds.parse()?);
-        }
-        anyhow::ensure!(!time.is_zero(), "the system does not tell the processor time of threads");
-        Ok(time)
-    }
-
     /// The memory that it has resident now, and had at most, in kilobytes.
     pub fn resident(&self) -> anyhow::Result<(u64, u64)> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;

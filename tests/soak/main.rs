@@ -8,7 +8,6 @@
 //! or the run is interrupted.
 
 mod client;
-mod cost;
 mod crash;
 mod database;
 mod harness;
@@ -199,12 +198,6 @@ fn rows() -> Vec<Row> {
             "wall clock jumps 5 minutes either way",
             "no panic; decisions follow the new present; skew shown as a metric",
             strain::clock_jumps,
-        ),
-        Row::new(
-            "AUTH",
-            "hooks with credentials, of which none, Basic and a token are compared",
-            "to check a token seen before costs less than 3 % of a request's processor time (needs PROFILE=release)",
-            cost::authentication,
         ),
     ]
 }

@@ -46,16 +46,16 @@ fn good_claims(number: u64) -> Value {
 }
 
 /// The credentials with a token of a key, unlike those of another number.
-pub fn bearer(key: &SigningKey, number: u64) -> String {
+fn bearer(key: &SigningKey, number: u64) -> String {
     format!("Bearer {}", key.sign(&good_claims(number)))
 }
 
 /// A service that takes the tokens of an issuer at its hooks, and knows its keys.
-pub async fn trusting(ground: &Ground, issuer: &Issuer, methods: &str) -> anyhow::Result<Tollgate> {
+async fn trusting(ground: &Ground, issuer: &Issuer) -> anyhow::Result<Tollgate> {
     let folder = ground.folder("tokens")?;
     let url = ground.database().await?;
     let launch = Launch::new(&folder, &url)?
-        .with("TOLLGATE_HOOK_AUTH", methods)
+        .with("TOLLGATE_HOOK_AUTH", "basic,jwt")
         .with("TOLLGATE_HOOK_JWT_ISSUERS", ISSUER)
         .with("TOLLGATE_HOOK_JWT_AUDIENCE", AUDIENCE)
         .with("TOLLGATE_HOOK_JWT_JWKS_URL", &format!("{}/oauth/v1/keys", issuer.base));
@@ -158,7 +158,7 @@ pub async fn endpoint_fails(ground: Arc<Ground>) -> anyhow::Result<Report> {
     let current = SigningKey::rsa("current");
     let issuer = Issuer::with(&[&current]).await;
     let elsewhere = Issuer::with(&[&SigningKey::p256("elsewhere")]).await;
-    let tollgate = trusting(&ground, &issuer, "basic,jwt").await?;
+    let tollgate = trusting(&ground, &issuer).await?;
     let caller = tollgate.caller();
     warm_up(&caller, &current).await?;
     let load = good_load(&tollgate, &current);
@@ -271,7 +271,7 @@ pub async fn rotation(ground: Arc<Ground>) -> anyhow::Result<Report> {
     let [previous, current, next] = ["previous", "current", "next"].map(SigningKey::rsa);
     let issuer = Issuer::with(&[&previous, &current]).await;
     let begun = Instant::now();
-    let tollgate = trusting(&ground, &issuer, "basic,jwt").await?;
+    let tollgate = trusting(&ground, &issuer).await?;
     let (caller, address) = (tollgate.caller(), tollgate.launch.listen);
     let mut report = Report::default();
 

@@ -11,7 +11,7 @@ use sea_orm::sqlx::{self, Connection as _, SqliteConnection};
 use tokio::task::JoinSet;
 use tollgate::store::facts;
 
-use super::{Fresh, lookups};
+use super::{Fresh, misses};
 use crate::{
     ground::{Ground, Server, postmaster, seed, seed_sqlite},
     payload::{FIRST_USER, scattered, user},
@@ -91,7 +91,7 @@ async fn postgres(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
         // To connect and to prepare is not what is compared.
         let opening = pgbench.run(&["-t", "1"])?.1;
         let mut asking = Asking::new(ground, &url, users, connections, length).await?;
-        let (hits, misses) = lookups(&asking.tollgate).await?;
+        let misses_before = misses(&asking.tollgate).await?;
         let [mut rate_ratios, mut time_ratios, mut rates, mut own_rates, mut times, mut own_times, mut service] =
             [const { Sample::new() }; 7];
         for _ in 0..rounds {
@@ -124,20 +124,18 @@ async fn postgres(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
         } else {
             report.figure(format!("{what}CPU of Postgres a check"), time_ratios.told());
         }
-        let (hits_after, misses_after) = lookups(&asking.tollgate).await?;
-        let share = (misses_after - misses) / (hits_after - hits + misses_after - misses).max(1.0);
+        let missed = (misses(&asking.tollgate).await? - misses_before) / float(2 * rounds * asking.block);
         let metric = async |name| asking.tollgate.metric(name).await;
         let batch =
             metric("tollgate_cache_loaded_subjects_total").await? / metric("tollgate_cache_loads_total").await?;
         report.figure(
             format!("uncached hook, {connections} connections"),
             format!(
-                "{} a second, CPU a check: Postgres {} µs, service {} µs; {batch:.1} subjects a query, {:.1} % of \
-                look-ups not in the cache; pgbench {} a second, Postgres {} µs",
+                "{} a second, CPU a check: Postgres {} µs, service {} µs; {missed:.2} subjects a check \
+                not in the cache, {batch:.1} of them a query; pgbench {} a second, Postgres {} µs",
                 digits(own_rates.median()),
                 digits(own_times.median()),
                 digits(service.median()),
-                share * 100.0,
                 digits(rates.median()),
                 digits(times.median())
             ),
