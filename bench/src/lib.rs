@@ -166,8 +166,13 @@ async fn all(rows: &[&Row], ground: &Ground) -> bool {
     for row in rows {
         let row_start = Instant::now();
         say(&format!("{}: {}\n", row.name, row.title));
+        let stolen_before = processor::stolen().unwrap_or_default();
         match (row.run)(ground).await {
-            Ok(report) => {
+            Ok(mut report) => {
+                let stolen = processor::stolen().unwrap_or_default().saturating_sub(stolen_before);
+                let share = stolen.as_secs_f64() / row_start.elapsed().as_secs_f64();
+                report
+                    .note(format!("meanwhile other guests of the machine took {:.1} % of a processor", share * 100.0));
                 say(&kept::table(&report));
                 let took = duration(row_start.elapsed());
                 // What a small version says is not worth keeping.

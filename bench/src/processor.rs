@@ -84,6 +84,15 @@ pub fn time(pid: u32) -> anyhow::Result<Duration> {
     Ok(time)
 }
 
+/// The time that the processors were not given to this machine although it had something to do, as virtual machines
+/// are told.
+pub fn stolen() -> anyhow::Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    // After its name: user, nice, system, idle, iowait, irq, softirq, steal, in hundredths of a second.
+    let steal = stat.lines().next().and_then(|line| line.split_whitespace().nth(8)).context("/proc/stat")?;
+    Ok(Duration::from_millis(10 * steal.parse::<u64>()?))
+}
+
 /// The parent of a process.
 pub fn parent(pid: u32) -> anyhow::Result<u32> {
     Ok(stat(pid)?.get(1).context("/proc/PID/stat")?.parse()?)

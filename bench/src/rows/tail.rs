@@ -35,7 +35,7 @@ pub async fn tail(ground: &Ground) -> anyhow::Result<Report> {
     drop(load);
 
     let rate = most / 2.0;
-    let length = ground.pick(Duration::from_secs(2), Duration::from_millis(500));
+    let length = ground.pick(Duration::from_millis(400), Duration::from_millis(200));
     let mut contestants = Vec::new();
     for (name, address, questions) in [
         ("bare hyper, gives the body back", echo.address, &echoes),
@@ -46,7 +46,8 @@ pub async fn tail(ground: &Ground) -> anyhow::Result<Report> {
         open.run(questions, rate, length / 2)?;
         contestants.push((name, open, questions, [const { Sample::new() }; 3]));
     }
-    let rounds = ground.pick(12, 2);
+    // Many short ones: what holds the machine up for a moment spoils few of them.
+    let rounds = ground.pick(50, 4);
     let mut ratios = [const { Sample::new() }; 2];
     let mut by_serde = Sample::new();
     for _ in 0..rounds {

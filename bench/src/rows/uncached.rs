@@ -41,6 +41,10 @@ pub async fn uncached(ground: &Ground) -> anyhow::Result<Report> {
     Ok(report)
 }
 
+fn counted(connections: usize) -> String {
+    if connections == 1 { "1 connection".to_owned() } else { format!("{connections} connections") }
+}
+
 /// What asks the service: the processor time that its checks take, and of whom.
 struct Asking {
     tollgate: Server,
@@ -117,7 +121,7 @@ async fn postgres(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
             times.push(time[0]);
             own_times.push(time[1]);
         }
-        let what = format!("uncached hook : pgbench, {connections} connections, ");
+        let what = format!("uncached hook : pgbench, {}, ", counted(connections));
         report.target(format!("{what}throughput"), &rate_ratios, Target::AtLeast(target));
         if connections == 64 {
             report.target(format!("{what}CPU of Postgres a check"), &time_ratios, Target::AtMost(MOST_POSTGRES));
@@ -129,7 +133,7 @@ async fn postgres(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
         let batch =
             metric("tollgate_cache_loaded_subjects_total").await? / metric("tollgate_cache_loads_total").await?;
         report.figure(
-            format!("uncached hook, {connections} connections"),
+            format!("uncached hook, {}", counted(connections)),
             format!(
                 "{} a second, CPU a check: Postgres {} µs, service {} µs; {missed:.2} subjects a check \
                 not in the cache, {batch:.1} of them a query; pgbench {} a second, Postgres {} µs",
@@ -215,10 +219,10 @@ async fn sqlite(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
             own_rates.push(rate[1]);
         }
         let what =
-            format!("uncached hook : the prepared statement in a loop, SQLite, {connections} connections, throughput");
+            format!("uncached hook : the prepared statement in a loop, SQLite, {}, throughput", counted(connections));
         report.target(what, &ratios, Target::AtLeast(target));
         report.figure(
-            format!("uncached hook, SQLite, {connections} connections"),
+            format!("uncached hook, SQLite, {}", counted(connections)),
             format!(
                 "{} a second, CPU of the service with SQLite in it {} µs a check; the loop {} a second",
                 digits(own_rates.median()),
