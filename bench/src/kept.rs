@@ -75,30 +75,34 @@ fn machine(ground: &Ground) -> anyhow::Result<String> {
     Ok(format!("{all} × {model}, Linux {}, PostgreSQL {postgres}; {}", kernel.trim(), ground.pins.told()))
 }
 
-/// Makes the documents of what all rows measured last.
+/// Makes the documents of what each row measured last; one that was never measured is left out, and named.
 pub fn write() -> anyhow::Result<()> {
-    let mut all = Vec::new();
+    let (mut all, mut missing) = (Vec::new(), Vec::new());
     for row in ROWS {
         let file = folder()?.join(format!("{}.json", row.name));
-        let text = fs::read_to_string(&file).with_context(|| format!("{} was not measured yet", row.name))?;
+        let Ok(text) = fs::read_to_string(&file) else {
+            missing.push(row.name);
+            continue;
+        };
         let kept: Kept = serde_json::from_str(&text).with_context(|| format!("{}", file.display()))?;
         all.push((row.title, kept));
     }
+    anyhow::ensure!(!all.is_empty(), "nothing was measured yet");
     let points = all.iter().flat_map(|(_, kept)| kept.report.points.iter().map(move |point| (point, kept)));
     let (points, by): (Vec<_>, Vec<_>) = points.map(|(point, kept)| (*point, kept)).unzip();
     let about =
         by.first().map_or_else(String::new, |kept| format!("make bench, {}, commit {}", kept.date, kept.commit));
     fs::write(CHART, chart::draw(&points, &about)).context(CHART)?;
-    fs::write(DOCUMENT, document(&all)?).context(DOCUMENT)?;
+    fs::write(DOCUMENT, document(&all, &missing)?).context(DOCUMENT)?;
     let readme = fs::read_to_string(README).context(README)?;
     let (before, rest) = readme.split_once(BEGIN).with_context(|| format!("{README} has no line {BEGIN}"))?;
     let (_, after) = rest.split_once(END).with_context(|| format!("{README} has no line {END}"))?;
-    fs::write(README, format!("{before}{BEGIN}\n\n{}\n{END}{after}", summary(&all)?))?;
+    fs::write(README, format!("{before}{BEGIN}\n\n{}\n{END}{after}", summary(&all, &missing)?))?;
     Ok(())
 }
 
 /// The figures that have targets.
-fn summary(all: &[(&str, Kept)]) -> anyhow::Result<String> {
+fn summary(all: &[(&str, Kept)], missing: &[&str]) -> anyhow::Result<String> {
     let mut lines = String::new();
     let dates = told_once(all.iter().map(|(_, kept)| kept.date.as_str()));
     let commits = told_once(all.iter().map(|(_, kept)| kept.commit.as_str()));
@@ -109,6 +113,9 @@ fn summary(all: &[(&str, Kept)]) -> anyhow::Result<String> {
         for figure in kept.report.figures.iter().filter(|figure| figure.target.is_some()) {
             writeln!(lines, "| `{}` {}", kept.row, cells(figure))?;
         }
+    }
+    if !missing.is_empty() {
+        writeln!(lines, "\nNot measured: {}.", missing.join(", "))?;
     }
     Ok(lines)
 }
@@ -123,13 +130,13 @@ fn told_once<'a>(texts: impl Iterator<Item = &'a str>) -> String {
     told.join(" and ")
 }
 
-fn document(all: &[(&str, Kept)]) -> anyhow::Result<String> {
+fn document(all: &[(&str, Kept)], missing: &[&str]) -> anyhow::Result<String> {
     let mut text = String::from(
         "# Bench\n\nWritten by `make bench`, not by hand. Every figure is a ratio to its limit, taken in one run in short \
         blocks there and back; ± is how far the median of the ratios may be off, in nineteen of twenty runs. CPU is \
         processor time as the system counts it.\n\n",
     );
-    writeln!(text, "{}", summary(all)?)?;
+    writeln!(text, "{}", summary(all, missing)?)?;
     writeln!(text, "![What a check costs that the cache does not answer, by size of the database](bench.svg)")?;
     for (title, kept) in all {
         writeln!(text, "\n## {}\n\nAbout {title}. {}, commit {}, {}.\n", kept.row, kept.date, kept.commit, kept.took)?;

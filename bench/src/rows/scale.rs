@@ -27,12 +27,7 @@ struct Size {
 }
 
 impl Size {
-    async fn new(ground: &Ground, subscriptions: u64) -> anyhow::Result<Self> {
-        let url = ground.database().await?;
-        // The smallest has fewer subjects than there are requests: what is read is not believed for long.
-        let tollgate = ground.tollgate(&url, &[("TOLLGATE_MAX_AGE", "200ms")]).await?;
-        tollgate.register().await?;
-        seed(&url, subscriptions, false).await?;
+    async fn new(subscriptions: u64, tollgate: Server) -> anyhow::Result<Self> {
         let load = Load::connect(tollgate.address, CONNECTIONS).await?;
         let fresh = Fresh::new(subscriptions);
         let [service, postgres, median, p99] = [const { Sample::new() }; 4];
@@ -55,15 +50,30 @@ impl Size {
     }
 }
 
+/// A service on a database of this size.
+async fn fill(ground: &Ground, subscriptions: u64) -> anyhow::Result<Server> {
+    let url = ground.database().await?;
+    // The smallest has fewer subjects than there are requests: what is read is not believed for long.
+    let tollgate = ground.tollgate(&url, &[("TOLLGATE_MAX_AGE", "200ms")]).await?;
+    tollgate.register().await?;
+    seed(&url, subscriptions, false).await?;
+    Ok(tollgate)
+}
+
 /// SCALE.
 pub async fn scale(ground: &Ground) -> anyhow::Result<Report> {
     let counts: &[u64] = ground.pick(&[10_000, 1_000_000, 10_000_000], &[10_000, 100_000]);
-    let mut sizes = Vec::new();
+    let mut filled = Vec::new();
     let begun = std::time::Instant::now();
     for count in counts {
-        sizes.push(Size::new(ground, *count).await?);
+        filled.push((*count, fill(ground, *count).await?));
     }
     let seeded = duration(begun.elapsed());
+    // Only now: a connection that idles for long is closed.
+    let mut sizes = Vec::new();
+    for (count, tollgate) in filled {
+        sizes.push(Size::new(count, tollgate).await?);
+    }
     let server = postmaster(&ground.database().await?).await?;
     let (rounds, block) = ground.pick((60, 2_000), (4, 1_000));
     for size in &mut sizes {
