@@ -33,7 +33,7 @@ contracts: ## Try the contracts on the running service with Schemathesis and a g
 soak: ## Try the promises under faults, 28 minutes; ROWS='F1 F9 --quick' for some rows, or a small version
 	tests/with-postgres cargo test --locked --profile $(if $(filter dev,$(PROFILE)),test,$(PROFILE)) --test soak -- $(ROWS)
 
-bench: ## Measure against the limits of the machine, 25 minutes; ROWS='LADDER AUTH --quick' for some rows, or a small version
+bench: ## Measure against the limits of the machine, 16 minutes; ROWS='LADDER AUTH --quick' for some rows, or a small version
 	cargo build --locked --release --bin tollgate
 	cargo build --locked --release --package bench
 	tests/with-postgres $(or $(CARGO_TARGET_DIR),target)/release/bench $(ROWS)

@@ -32,6 +32,8 @@ pub struct Kept {
     row: String,
     date: String,
     commit: String,
+    /// A setting of his own that somebody built it with.
+    built: Option<String>,
     machine: String,
     took: String,
     report: Report,
@@ -45,7 +47,8 @@ fn folder() -> anyhow::Result<PathBuf> {
 pub fn keep(row: &str, report: &Report, took: String, ground: &Ground) -> anyhow::Result<()> {
     let date = SystemClock.now().format("%Y-%m-%d").to_string();
     let (row, report, machine) = (row.to_owned(), report.clone(), machine(ground)?);
-    let kept = Kept { row, date, commit: commit(), machine, took, report };
+    let built = option_env!("CARGO_PROFILE_RELEASE_LTO").map(|lto| format!("CARGO_PROFILE_RELEASE_LTO={lto}"));
+    let kept = Kept { row, date, commit: commit(), built, machine, took, report };
     let folder = folder()?;
     fs::create_dir_all(&folder)?;
     fs::write(folder.join(format!("{}.json", kept.row)), serde_json::to_string_pretty(&kept)?)?;
@@ -57,10 +60,7 @@ fn commit() -> String {
     let git = |arguments: &[&str]| output(Path::new("git"), arguments).map(|said| said.trim().to_owned());
     let Ok(commit) = git(&["rev-parse", "--short=10", "HEAD"]) else { return "unknown".to_owned() };
     let is_clean = git(&["status", "--porcelain", "--untracked-files=no"]).is_ok_and(|changes| changes.is_empty());
-    let changes = if is_clean { "" } else { " with changes" };
-    // Who builds with a setting of his own has the bench say so.
-    let built = option_env!("CARGO_PROFILE_RELEASE_LTO").map(|lto| format!(" (`CARGO_PROFILE_RELEASE_LTO={lto}`)"));
-    format!("{commit}{changes}{}", built.unwrap_or_default())
+    if is_clean { commit } else { format!("{commit} with changes") }
 }
 
 fn machine(ground: &Ground) -> anyhow::Result<String> {
@@ -107,7 +107,9 @@ fn summary(all: &[(&str, Kept)], missing: &[&str]) -> anyhow::Result<String> {
     let dates = told_once(all.iter().map(|(_, kept)| kept.date.as_str()));
     let commits = told_once(all.iter().map(|(_, kept)| kept.commit.as_str()));
     let machines = told_once(all.iter().map(|(_, kept)| kept.machine.as_str()));
-    writeln!(lines, "Measured on {dates} by `make bench`, commit {commits}; {machines}.\n")?;
+    let built = told_once(all.iter().filter_map(|(_, kept)| kept.built.as_deref()));
+    let built = if built.is_empty() { built } else { format!(" (built with `{built}`)") };
+    writeln!(lines, "Measured on {dates} by `make bench`{built}, commit {commits}; {machines}.\n")?;
     writeln!(lines, "| row | ratio | measured | target | |\n| --- | --- | --- | --- | --- |")?;
     for (_, kept) in all {
         for figure in kept.report.figures.iter().filter(|figure| figure.target.is_some()) {
@@ -120,6 +122,7 @@ fn summary(all: &[(&str, Kept)], missing: &[&str]) -> anyhow::Result<String> {
     Ok(lines)
 }
 
+/// Different texts, each once.
 fn told_once<'a>(texts: impl Iterator<Item = &'a str>) -> String {
     let mut told: Vec<&str> = Vec::new();
     for text in texts {
@@ -127,7 +130,7 @@ fn told_once<'a>(texts: impl Iterator<Item = &'a str>) -> String {
             told.push(text);
         }
     }
-    told.join(" and ")
+    told.join(", ")
 }
 
 fn document(all: &[(&str, Kept)], missing: &[&str]) -> anyhow::Result<String> {
