@@ -2,9 +2,11 @@
 
 use std::marker::PhantomData;
 
+use bytes::Bytes;
+use http_body_util::Full;
 use poem::{
-    IntoResponse, Request, RequestBody, Response, Result,
-    http::{HeaderValue, StatusCode, header},
+    IntoResponse, Request, RequestBody, Response,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
 };
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions,
@@ -84,19 +86,34 @@ where
         })
     }
 
-    async fn from_request(request: &'a Request, body: &mut RequestBody, _: ExtractParamOptions<()>) -> Result<Self> {
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
         let bytes = body.take()?.into_bytes().await.map_err(|_| Problem::of_status(StatusCode::BAD_REQUEST))?;
+        Ok(Self::read(request.headers(), &bytes)?)
+    }
+}
+
+impl<T: DeserializeOwned, K: Kind> Body<T, K> {
+    /// Reads a body that has come, with the headers that tell of it.
+    ///
+    /// # Errors
+    ///
+    /// 415 for another media type, 400 naming the member that is wrong.
+    pub fn read(headers: &HeaderMap, bytes: &[u8]) -> Result<Self, Problem> {
         if bytes.is_empty() && !K::REQUIRED {
-            return Ok(parse(b"{}").map(|value| Self(value, PhantomData))?);
+            return parse(b"{}").map(|value| Self(value, PhantomData));
         }
-        check_encoding(request, K::MEDIA_TYPES)?;
-        Ok(parse(&bytes).map(|value| Self(value, PhantomData))?)
+        check_encoding(headers, K::MEDIA_TYPES)?;
+        parse(bytes).map(|value| Self(value, PhantomData))
     }
 }
 
 /// Refuses a body of another media type, or one that is compressed.
-fn check_encoding(request: &Request, media_types: &[&str]) -> Result<(), Problem> {
-    let header = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+fn check_encoding(headers: &HeaderMap, media_types: &[&str]) -> Result<(), Problem> {
+    let header = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let unsupported =
         |detail: String| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail);
     if header(header::CONTENT_ENCODING).is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
@@ -212,6 +229,18 @@ pub fn meta<T: Type>(status: u16, description: &'static str) -> MetaResponse {
         content: vec![MetaMediaType { content_type: JSON, schema: T::schema_ref() }],
         headers: Vec::new(),
     }
+}
+
+/// A response with a JSON body, as a whole and past the library.
+///
+/// # Errors
+///
+/// 500 when the value cannot be written.
+pub fn whole<T: Serialize>(value: &T) -> Result<hyper::Response<Full<Bytes>>, Problem> {
+    let body = serde_json::to_vec(value).map_err(|_| Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR))?;
+    let mut response = hyper::Response::new(Full::from(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
+    Ok(response)
 }
 
 /// A response with a JSON body.

@@ -2,21 +2,27 @@
 
 use std::{sync::Arc, time::Duration};
 
-use poem::web::Data;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Response;
+use poem::{http::HeaderMap, web::Data};
 use poem_openapi::{Object, OpenApi, Tags, types::Example};
 use serde::{Deserialize, Serialize};
 
 use super::{
     App,
     auth::HookCaller,
-    body::{Body, Ok200},
+    body::{Body, Ok200, whole},
     claims::ClaimsObject,
-    problem::{self, Refusal},
+    problem::{self, Problem, Refusal},
     wire::{nullable_object, object},
 };
 use crate::{
     domain::subject::{Subject, SubjectId, SubjectType},
-    service::decision::{DecisionRequest, Party},
+    service::{
+        decision::{DecisionRequest, Party},
+        metrics::Hook,
+    },
 };
 
 type Answer<T> = Result<Ok200<T>, Refusal<problem::Hook>>;
@@ -130,6 +136,29 @@ impl HookApi {
         let decision = app.service.decide(decision_request(&request.0, &scopes, waited)).await?;
         Ok(Ok200(CustomizeTokenResponse { reduced_scopes: decision.kept().map(str::to_owned).collect() }))
     }
+}
+
+/// Answers a hook as its operation above does, which says what it takes and what it gives.
+///
+/// # Errors
+///
+/// Those of the operation.
+pub async fn answer(
+    hook: Hook,
+    app: &Arc<App>,
+    waited: Duration,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Response<Full<Bytes>>, Problem> {
+    let (app, caller, request) = (Data(app), HookCaller(waited), Body::read(headers, body)?);
+    match hook {
+        Hook::CustomizeAccessToken => written(HookApi.customize_access_token(app, caller, request).await),
+        Hook::CustomizeToken => written(HookApi.customize_token(app, caller, request).await),
+    }
+}
+
+fn written<T: Serialize>(answer: Answer<T>) -> Result<Response<Full<Bytes>>, Problem> {
+    whole(&answer.map_err(Refusal::into_problem)?.0)
 }
 
 fn decision_request<'a>(request: &HookRequest, scopes: &'a [&'a str], waited: Duration) -> DecisionRequest<'a> {

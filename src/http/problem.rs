@@ -465,6 +465,13 @@ impl<S, E: Into<Problem>> From<E> for Refusal<S> {
     }
 }
 
+impl<S> Refusal<S> {
+    /// The problem.
+    pub fn into_problem(self) -> Problem {
+        *self.0
+    }
+}
+
 impl<S> From<Refusal<S>> for poem::Error {
     fn from(Refusal(problem, _): Refusal<S>) -> Self {
         (*problem).into()

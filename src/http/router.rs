@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    io,
     net::SocketAddr,
     panic::AssertUnwindSafe,
     sync::{
@@ -16,20 +17,24 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt as _, StreamExt as _};
+use http_body_util::{BodyExt as _, Either, Full, combinators::BoxBody};
+use hyper::body::{Body as _, Incoming};
 use poem::{
-    Endpoint, EndpointExt as _, IntoEndpoint, IntoResponse as _, Request, Response,
+    Addr, Body, Endpoint, EndpointExt as _, IntoEndpoint, IntoResponse, Request, Response,
     endpoint::BoxEndpoint,
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header, uri::Scheme},
+    web::{LocalAddr, RemoteAddr},
 };
-use poem_openapi::{OpenApi, OpenApiService, registry::MetaParamIn};
+use poem_openapi::{OpenApi, registry::MetaParamIn};
 use sha2::{Digest as _, Sha256};
 
 use super::{
     App,
     admission::Admitted,
-    auth::{self, Access, Gate, Shown, Waited},
-    contract::{self, Contract},
+    auth::{self, Access, Gate, Shown},
+    contract::{self, Contract, ManagementApi},
     headers::{self, Reader},
+    hook::{self, HookApi},
     problem::{self, FieldError, Problem, outcome, shortened},
 };
 use crate::service::{
@@ -94,16 +99,43 @@ impl Readiness {
     }
 }
 
+/// The ends of the connection that a request came over.
+#[derive(Debug)]
+pub struct Ends {
+    /// Our end of its connection.
+    pub local: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+    /// Whether that speaks TLS.
+    pub scheme: Scheme,
+}
+
+/// What a request is answered with: by a hook as a whole, by the rest through the library.
+pub type Answer = hyper::Response<Either<Full<Bytes>, BoxBody<Bytes, io::Error>>>;
+
+/// An answer that came about in the library.
+fn answer(response: impl IntoResponse) -> Answer {
+    hyper::Response::from(response.into_response()).map(Either::Right)
+}
+
 /// An operation of a contract.
 struct Operation {
     id: &'static str,
-    hook: Option<Hook>,
     access: Option<Access>,
-    parameters: Vec<(String, bool)>,
-    body_limit: usize,
-    /// Whether its body is a file, which its handler reads as it arrives.
-    is_upload: bool,
-    endpoint: Arc<BoxEndpoint<'static>>,
+    handler: Handler,
+}
+
+/// What answers an operation.
+enum Handler {
+    /// A hook, which is called as the function that it is: the library's way to it costs more than all that it does.
+    Hook(Hook),
+    /// An operation of the management API, by way of the library.
+    Management {
+        parameters: Vec<(String, bool)>,
+        /// Whether its body is a file, which its handler reads as it arrives.
+        is_upload: bool,
+        endpoint: Arc<BoxEndpoint<'static>>,
+    },
 }
 
 /// A path that answers the same to everybody.
@@ -165,9 +197,9 @@ impl Router {
     #[must_use]
     pub fn with(mut self, surface: Surface) -> Self {
         match surface {
-            Surface::Hooks => self.add_api(contract::hooks()),
+            Surface::Hooks => self.add_hooks(),
             Surface::Management => {
-                self.add_api(contract::management());
+                self.add_management();
                 self.add_documents();
             }
             Surface::Operations => {
@@ -180,28 +212,36 @@ impl Router {
         self
     }
 
-    fn add_api<T: OpenApi + 'static>(&mut self, api: OpenApiService<T, ()>) {
-        let endpoint: Arc<BoxEndpoint<'static>> = Arc::new(api.into_endpoint().boxed());
-        for path in T::meta().into_iter().flat_map(|api| api.paths) {
+    fn add_hooks(&mut self) {
+        for path in HookApi::meta().into_iter().flat_map(|api| api.paths) {
+            for operation in path.operations {
+                let hook = Hook::ALL.into_iter().find(|hook| Some(hook.as_str()) == operation.operation_id);
+                if let Some(hook) = hook {
+                    self.add_operation(&path.path, operation.method, hook.as_str(), Handler::Hook(hook));
+                }
+            }
+        }
+    }
+
+    fn add_management(&mut self) {
+        let endpoint: Arc<BoxEndpoint<'static>> = Arc::new(contract::management().into_endpoint().boxed());
+        for path in ManagementApi::meta().into_iter().flat_map(|api| api.paths) {
             for operation in path.operations {
                 let id = operation.operation_id.unwrap_or("unnamed");
-                let hook = Hook::ALL.into_iter().find(|hook| hook.as_str() == id);
-                if hook.is_none() {
-                    self.app.service.metrics().expect_operation(id);
-                }
+                self.app.service.metrics().expect_operation(id);
                 let in_query = operation.params.iter().filter(|parameter| parameter.in_type == MetaParamIn::Query);
-                let target = Operation {
-                    id,
-                    hook,
-                    access: auth::access(id),
+                let handler = Handler::Management {
                     parameters: in_query.map(|parameter| (parameter.name.clone(), parameter.required)).collect(),
-                    body_limit: if hook.is_some() { HOOK_BODY_BYTES } else { API_BODY_BYTES },
                     is_upload: UPLOADS.contains(&id),
                     endpoint: Arc::clone(&endpoint),
                 };
-                self.add(&path.path, operation.method, Target::Operation(target));
+                self.add_operation(&path.path, operation.method, id, handler);
             }
         }
+    }
+
+    fn add_operation(&mut self, path: &str, method: Method, id: &'static str, handler: Handler) {
+        self.add(path, method, Target::Operation(Operation { id, access: auth::access(id), handler }));
     }
 
     fn add_documents(&mut self) {
@@ -244,7 +284,7 @@ impl Router {
     }
 
     /// Answers a request.
-    pub async fn respond(&self, mut request: Request) -> Response {
+    pub async fn respond(&self, request: hyper::Request<Incoming>, ends: &Ends) -> Answer {
         let mut line = Line {
             operation: UNKNOWN,
             request_id: self.request_id(request.headers()),
@@ -252,93 +292,101 @@ impl Router {
             started: Instant::now(),
         };
         let (version, is_head) = (request.version(), request.method() == Method::HEAD);
-        let is_tls = self.app.is_tls_everywhere && *request.scheme() == Scheme::HTTPS;
+        let is_tls = self.app.is_tls_everywhere && ends.scheme == Scheme::HTTPS;
         let mut reader = Reader::Anybody;
-        let mut response = match self.target(&request) {
+        let mut answered = match self.target(request.method(), request.uri().path()) {
             Ok(Target::Operation(operation)) => {
                 line.operation = operation.id;
-                if operation.hook.is_some() {
+                if let Handler::Hook(_) = operation.handler {
                     reader = Reader::Machine;
                 }
-                let answered = or_failed(self.call(operation, &line, &mut request), &line).await;
-                let response = answered.unwrap_or_else(Problem::into_response);
-                self.count(operation, &line, &response);
-                response
+                let answered = or_failed(self.call(operation, &line, request, ends), &line).await;
+                let answered = answered.unwrap_or_else(answer);
+                self.count(operation, &line, answered.status());
+                answered
             }
-            Ok(Target::Fixed(fixed)) => {
-                let answered = or_failed(self.answer(fixed).map(Ok), &line).await;
-                answered.unwrap_or_else(Problem::into_response)
-            }
-            Err(problem) => problem.into_response(),
+            Ok(Target::Fixed(fixed)) => or_failed(self.fixed(fixed).map(Ok), &line).await.unwrap_or_else(answer),
+            Err(problem) => answer(problem),
         };
-        if is_bare_error(&response) {
+        if is_bare_error(&answered) {
             // A library said no before any code of ours; its words may repeat what was sent.
-            response = Problem::of_status(response.status()).into_response();
+            answered = answer(Problem::of_status(answered.status()));
         }
-        let is_cut_off = matches!(response.status(), StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT);
+        let is_cut_off = matches!(answered.status(), StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT);
         if is_cut_off && version < Version::HTTP_2 {
             // The rest of the body would be taken for the next request.
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            answered.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if is_head {
-            response.set_body(());
+            *answered.body_mut() = Either::Left(Full::default());
         }
-        self.log(&line, &response);
-        response.headers_mut().insert(X_REQUEST_ID, line.request_id);
-        headers::protect(response.headers_mut(), reader, is_tls);
-        response
+        self.log(&line, &answered);
+        answered.headers_mut().insert(X_REQUEST_ID, line.request_id);
+        headers::protect(answered.headers_mut(), reader, is_tls);
+        answered
     }
 
-    fn target(&self, request: &Request) -> Result<&Target, Problem> {
-        let path = request.uri().path();
+    fn target(&self, method: &Method, path: &str) -> Result<&Target, Problem> {
         let targets = self.plain.get(path).or_else(|| {
             let segments: Vec<_> = path.split('/').collect();
             let found = self.templates.iter().find(|(template, _)| matches(template, &segments));
             found.map(|(_, targets)| targets)
         });
         let targets = targets.ok_or_else(Problem::not_found)?;
-        let wanted = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+        let wanted = if method == Method::HEAD { &Method::GET } else { method };
         let found = targets.iter().find(|(method, _)| method == wanted);
         found.map(|(_, target)| target).ok_or_else(|| method_not_allowed(targets.iter().map(|(method, _)| method)))
     }
 
-    async fn call(&self, operation: &Operation, line: &Line, request: &mut Request) -> Result<Response, Problem> {
+    async fn call(
+        &self,
+        operation: &Operation,
+        line: &Line,
+        request: hyper::Request<Incoming>,
+        ends: &Ends,
+    ) -> Result<Answer, Problem> {
         let _place = self.admit(operation)?;
-        let peer = request.remote_addr().as_socket_addr().map(SocketAddr::ip);
-        let shown = Shown { headers: request.headers(), peer, request_id: &line.request_id };
+        let shown = Shown { headers: request.headers(), peer: Some(ends.remote.ip()), request_id: &line.request_id };
         let actor = self.gate.admit(operation.access, shown).await?;
-        request.set_data(Waited(line.started.elapsed()));
-        check_query(operation, request)?;
-        let mut origin =
-            Origin { actor, request_id: line.request_id.to_str().unwrap_or_default().to_owned(), idempotency: None };
-        if operation.is_upload {
-            if request.headers().contains_key(&IDEMPOTENCY_KEY) {
-                let detail = "a file has none: its lines have names by which they are done once";
-                return Err(problem::undescribed(IDEMPOTENCY_KEY.as_str(), detail));
+        let (parts, body) = request.into_parts();
+        match &operation.handler {
+            Handler::Hook(hook) => {
+                let waited = line.started.elapsed();
+                let body = read_body(body, &parts.headers, HOOK_BODY_BYTES).await?;
+                Ok(hook::answer(*hook, &self.app, waited, &parts.headers, &body).await?.map(Either::Left))
             }
-            return Ok(self.pass_on(operation, request, origin).await);
+            Handler::Management { parameters, is_upload, endpoint } => {
+                let [local, remote] = [ends.local, ends.remote].map(Addr::SocketAddr);
+                let parts = (parts, LocalAddr(local), RemoteAddr(remote), ends.scheme.clone());
+                let mut request = Request::from_parts(parts.into(), Body::empty());
+                check_query(parameters, &request)?;
+                let request_id = line.request_id.to_str().unwrap_or_default().to_owned();
+                let mut origin = Origin { actor, request_id, idempotency: None };
+                if *is_upload {
+                    if request.headers().contains_key(&IDEMPOTENCY_KEY) {
+                        let detail = "a file has none: its lines have names by which they are done once";
+                        return Err(problem::undescribed(IDEMPOTENCY_KEY.as_str(), detail));
+                    }
+                    request.set_body(body.map_err(io::Error::other).boxed());
+                } else {
+                    let body = read_body(body, request.headers(), API_BODY_BYTES).await?;
+                    if *request.method() == Method::POST {
+                        origin.idempotency = idempotency(&request, &body)?;
+                    }
+                    request.set_body(body);
+                }
+                request.set_data(origin);
+                request.set_data(Arc::clone(&self.app));
+                Ok(answer(endpoint.get_response(request).await))
+            }
         }
-        let length =
-            request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        let body = read_body(request.take_body(), length, operation.body_limit).await?;
-        if operation.hook.is_none() && *request.method() == Method::POST {
-            origin.idempotency = idempotency(request, &body)?;
-        }
-        request.set_body(body);
-        Ok(self.pass_on(operation, request, origin).await)
-    }
-
-    async fn pass_on(&self, operation: &Operation, request: &mut Request, origin: Origin) -> Response {
-        request.set_data(origin);
-        request.set_data(Arc::clone(&self.app));
-        operation.endpoint.get_response(std::mem::take(request)).await
     }
 
     fn admit(&self, operation: &Operation) -> Result<Admitted<'_>, Problem> {
         let admission = &self.app.admission;
-        let (place, shed) = match operation.hook {
-            Some(_) => (admission.admit_hook(), Shed::Hooks),
-            None => (admission.admit_management(), Shed::Management),
+        let (place, shed) = match operation.handler {
+            Handler::Hook(_) => (admission.admit_hook(), Shed::Hooks),
+            Handler::Management { .. } => (admission.admit_management(), Shed::Management),
         };
         place.ok_or_else(|| {
             self.app.service.metrics().count_shed(shed);
@@ -356,9 +404,9 @@ impl Router {
         self.app.service.metrics().count_shed(Shed::Connection);
     }
 
-    async fn answer(&self, fixed: &Fixed) -> Response {
+    async fn fixed(&self, fixed: &Fixed) -> Answer {
         let text = |text: String| Response::builder().content_type("text/plain; charset=utf-8").body(text);
-        match fixed {
+        answer(match fixed {
             Fixed::Live => text("ok\n".to_owned()),
             Fixed::Ready if !self.readiness.is_on() => {
                 Problem::unavailable("stopping", "The service is stopping.").into_response()
@@ -386,7 +434,7 @@ impl Router {
                 }
                 response
             }
-        }
+        })
     }
 
     fn request_id(&self, headers: &HeaderMap) -> HeaderValue {
@@ -397,26 +445,26 @@ impl Router {
         given.cloned().map_or_else(make, Ok).unwrap_or_else(|_| HeaderValue::from_static("none"))
     }
 
-    fn count(&self, operation: &Operation, line: &Line, response: &Response) {
-        let (outcome, duration) = (outcome(response.status()), line.started.elapsed());
+    fn count(&self, operation: &Operation, line: &Line, status: StatusCode) {
+        let (outcome, duration) = (outcome(status), line.started.elapsed());
         let metrics = self.app.service.metrics();
-        match operation.hook {
-            Some(hook) => metrics.count_hook(hook, outcome, duration),
-            None => metrics.count_api(operation.id, outcome, duration),
+        match operation.handler {
+            Handler::Hook(hook) => metrics.count_hook(hook, outcome, duration),
+            Handler::Management { .. } => metrics.count_api(operation.id, outcome, duration),
         }
     }
 
     /// One line a request, without anything personal: not its path, its query or its address.
-    fn log(&self, line: &Line, response: &Response) {
-        let status = response.status().as_u16();
+    fn log(&self, line: &Line, answer: &Answer) {
+        let status = answer.status().as_u16();
         let request_id = line.request_id.to_str().unwrap_or_default();
         let duration_us = u64::try_from(line.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let (operation, trace_id) = (line.operation, line.trace_id.as_deref());
-        if let Some(cause) = response.data::<Arc<service::Error>>() {
+        if let Some(cause) = answer.extensions().get::<Arc<service::Error>>() {
             if let service::Error::Store(error) = &**cause {
                 self.app.service.metrics().count_database_error(error);
             }
-            if response.status().is_server_error() {
+            if answer.status().is_server_error() {
                 let error = service::chain(&**cause);
                 tracing::error!(operation, status, duration_us, request_id, trace_id, error, "request failed");
                 return;
@@ -425,8 +473,8 @@ impl Router {
         // Hooks and signs of life are asked too often for a line each; what goes well is counted.
         let is_frequent = operation == UNKNOWN || Hook::ALL.iter().any(|hook| hook.as_str() == operation);
         // Credentials that were refused have a line of their own, as long as there are not too many.
-        let is_told = matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS);
-        if is_told || (response.status().is_success() && is_frequent) {
+        let is_told = matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS);
+        if is_told || (answer.status().is_success() && is_frequent) {
             tracing::debug!(operation, status, duration_us, request_id, trace_id, "request");
         } else {
             tracing::info!(operation, status, duration_us, request_id, trace_id, "request");
@@ -436,7 +484,7 @@ impl Router {
 
 /// The outcome of a request's work, or 500 when it panicked: its client gets an answer, and the other requests of an
 /// HTTP/2 connection theirs. The panic itself was printed where it happened.
-async fn or_failed(work: impl Future<Output = Result<Response, Problem>>, line: &Line) -> Result<Response, Problem> {
+async fn or_failed(work: impl Future<Output = Result<Answer, Problem>>, line: &Line) -> Result<Answer, Problem> {
     // What the work had borrowed is the request, which is dropped, and the app, whose parts stand a panic at any await.
     AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
         let request_id = line.request_id.to_str().unwrap_or_default();
@@ -474,10 +522,7 @@ fn method_not_allowed<'a>(methods: impl Iterator<Item = &'a Method>) -> Problem 
 }
 
 /// Refuses a query with parameters that are unknown, repeated, missing or not UTF-8. Hooks ignore theirs.
-fn check_query(operation: &Operation, request: &Request) -> Result<(), Problem> {
-    if operation.hook.is_some() {
-        return Ok(());
-    }
+fn check_query(parameters: &[(String, bool)], request: &Request) -> Result<(), Problem> {
     let query = request.uri().query().unwrap_or_default();
     if percent_encoding::percent_decode_str(query).decode_utf8().is_err() {
         return Err(Problem::invalid_request(vec![FieldError::new("?", "the query is not UTF-8")]));
@@ -487,13 +532,13 @@ fn check_query(operation: &Operation, request: &Request) -> Result<(), Problem> 
     let mut refuse = |name: &str, detail| errors.push(FieldError::new(format!("?{}", shortened(name)), detail));
     let mut seen = BTreeSet::new();
     for (name, _) in &given {
-        if !operation.parameters.iter().any(|(known, _)| known == name) {
+        if !parameters.iter().any(|(known, _)| known == name) {
             refuse(name, "there is no such parameter");
         } else if !seen.insert(name) {
             refuse(name, "the parameter is repeated");
         }
     }
-    for (name, _) in operation.parameters.iter().filter(|(name, required)| *required && !seen.contains(name)) {
+    for (name, _) in parameters.iter().filter(|(name, required)| *required && !seen.contains(name)) {
         refuse(name, "the parameter is missing");
     }
     if errors.is_empty() { Ok(()) } else { Err(Problem::invalid_request(errors)) }
@@ -522,21 +567,28 @@ fn idempotency(request: &Request, body: &Bytes) -> Result<Option<Idempotency>, P
 }
 
 /// Reads a body of at most `limit` bytes.
-async fn read_body(body: poem::Body, declared: Option<u64>, limit: usize) -> Result<Bytes, Problem> {
-    let mut stream = Box::pin(body.into_bytes_stream());
+async fn read_body(mut body: Incoming, headers: &HeaderMap, limit: usize) -> Result<Bytes, Problem> {
     let too_large = || Problem::of_status(StatusCode::PAYLOAD_TOO_LARGE);
+    let declared: Option<u64> =
+        headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if declared.is_some_and(|declared| declared > limit as u64) {
-        discard(&mut stream).await;
+        discard(&mut body.into_data_stream()).await;
         return Err(too_large());
     }
     let read = async {
         let mut whole = BytesMut::new();
-        while let Some(part) = stream.next().await {
-            let part = part.map_err(|_| {
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| {
                 Problem::new(StatusCode::BAD_REQUEST, "body_broken_off", "The body did not arrive whole.")
             })?;
+            // What follows the data is nobody's business.
+            let Ok(part) = frame.into_data() else { continue };
             if whole.len() + part.len() > limit {
                 return Err(too_large());
+            }
+            // Most bodies come in one part, which is not copied.
+            if whole.is_empty() && body.is_end_stream() {
+                return Ok(part);
             }
             whole.extend_from_slice(&part);
         }
@@ -548,13 +600,13 @@ async fn read_body(body: poem::Body, declared: Option<u64>, limit: usize) -> Res
     if let Err(problem) = &read
         && problem.status() == StatusCode::PAYLOAD_TOO_LARGE
     {
-        discard(&mut stream).await;
+        discard(&mut body.into_data_stream()).await;
     }
     read
 }
 
 /// Reads on for a moment, and throws it away: a connection that is closed while its sender still sends is reset, and the answer lost.
-pub(super) async fn discard(stream: &mut (impl futures_util::Stream<Item = Result<Bytes, std::io::Error>> + Unpin)) {
+pub(super) async fn discard<E>(stream: &mut (impl futures_util::Stream<Item = Result<Bytes, E>> + Unpin)) {
     let discarding = async {
         let mut left = DISCARDED_BYTES;
         while let Some(Ok(part)) = stream.next().await {
@@ -568,10 +620,10 @@ pub(super) async fn discard(stream: &mut (impl futures_util::Stream<Item = Resul
     let _ = tokio::time::timeout(DISCARD_TIMEOUT, discarding).await;
 }
 
-fn is_bare_error(response: &Response) -> bool {
-    let status = response.status();
-    let is_problem = response.content_type() == Some(problem::CONTENT_TYPE);
-    (status.is_client_error() || status.is_server_error()) && !is_problem
+fn is_bare_error(answer: &Answer) -> bool {
+    let status = answer.status();
+    let is_problem = || answer.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == problem::CONTENT_TYPE);
+    (status.is_client_error() || status.is_server_error()) && !is_problem()
 }
 
 #[cfg(test)]

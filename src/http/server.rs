@@ -14,17 +14,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt as _, StreamExt as _};
-use hyper::{Response, body::Incoming, service::service_fn};
+use futures_util::FutureExt as _;
+use http_body_util::{BodyExt as _, Either};
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use poem::{
-    Addr, Body,
-    http::{HeaderValue, Version, header, uri::Scheme},
-    web::{LocalAddr, RemoteAddr},
-};
+use poem::http::{HeaderValue, Version, header, uri::Scheme};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -37,7 +34,7 @@ use super::{
     bulk::Streamed,
     connection::{Activity, TimedSocket, TimedStream, Timeouts},
     problem,
-    router::Router,
+    router::{Ends, Router},
     tls::Acceptor as TlsAcceptor,
 };
 
@@ -302,26 +299,28 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin + 'static>(
 ) {
     let activity = Activity::new();
     let connected = Instant::now();
-    let local = LocalAddr(Addr::SocketAddr(shared.local.unwrap_or(remote)));
+    let ends = Arc::new(Ends { local: shared.local.unwrap_or(remote), remote, scheme });
     let respond = service_fn(|request: hyper::Request<Incoming>| {
         let exchange = activity.begin();
-        let (shared, local, scheme) = (Arc::clone(shared), local.clone(), scheme.clone());
+        let (shared, ends) = (Arc::clone(shared), Arc::clone(&ends));
         async move {
             let version = request.version();
-            let remote = RemoteAddr(Addr::SocketAddr(remote));
-            let mut response = shared.router.respond((request, local, remote, scheme).into()).await;
+            let mut answer = shared.router.respond(request, &ends).await;
             // In HTTP/2 the connection itself says so.
             if shared.is_leaving.load(Ordering::Relaxed) && version < Version::HTTP_2 {
-                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            if response.data::<Streamed>().is_some() {
+            if answer.extensions().get::<Streamed>().is_some() {
                 // What is made while it is sent is under way until its end: the connection must not count as idle.
-                let body = response.take_body().into_bytes_stream();
-                response.set_body(Body::from_bytes_stream(body.inspect(move |_| {
-                    let _ = &exchange;
-                })));
+                answer = answer.map(|body| {
+                    let told = body.map_frame(move |frame| {
+                        let _ = &exchange;
+                        frame
+                    });
+                    Either::Right(told.map_err(io::Error::other).boxed())
+                });
             }
-            Ok::<Response<_>, Infallible>(response.into())
+            Ok::<_, Infallible>(answer)
         }
     });
     let stream = TimedStream::new(stream, Arc::clone(&activity), shared.timeouts);
