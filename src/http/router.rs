@@ -27,6 +27,7 @@ use poem::{
 };
 use poem_openapi::{OpenApi, registry::MetaParamIn};
 use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
 use super::{
     App,
@@ -361,7 +362,7 @@ impl Router {
                 let mut request = Request::from_parts(parts.into(), Body::empty());
                 check_query(parameters, &request)?;
                 let request_id = line.request_id.to_str().unwrap_or_default().to_owned();
-                let mut origin = Origin { actor, request_id, idempotency: None };
+                let mut origin = Origin { actor: actor.into_owned(), request_id, idempotency: None };
                 if *is_upload {
                     if request.headers().contains_key(&IDEMPOTENCY_KEY) {
                         let detail = "a file has none: its lines have names by which they are done once";
@@ -441,7 +442,10 @@ impl Router {
         let given = headers.get(&X_REQUEST_ID).filter(|id| {
             (1..=MAX_REQUEST_ID_LENGTH).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
         });
-        let make = || HeaderValue::try_from(service::new_id(self.app.service.now()).to_string());
+        let make = || {
+            let id = service::new_id(self.app.service.now());
+            HeaderValue::from_str(id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()))
+        };
         given.cloned().map_or_else(make, Ok).unwrap_or_else(|_| HeaderValue::from_static("none"))
     }
 
@@ -458,7 +462,7 @@ impl Router {
     fn log(&self, line: &Line, answer: &Answer) {
         let status = answer.status().as_u16();
         let request_id = line.request_id.to_str().unwrap_or_default();
-        let duration_us = u64::try_from(line.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let duration_us = || u64::try_from(line.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let (operation, trace_id) = (line.operation, line.trace_id.as_deref());
         if let Some(cause) = answer.extensions().get::<Arc<service::Error>>() {
             if let service::Error::Store(error) = &**cause {
@@ -466,7 +470,15 @@ impl Router {
             }
             if answer.status().is_server_error() {
                 let error = service::chain(&**cause);
-                tracing::error!(operation, status, duration_us, request_id, trace_id, error, "request failed");
+                tracing::error!(
+                    operation,
+                    status,
+                    duration_us = duration_us(),
+                    request_id,
+                    trace_id,
+                    error,
+                    "request failed"
+                );
                 return;
             }
         }
@@ -475,9 +487,9 @@ impl Router {
         // Credentials that were refused have a line of their own, as long as there are not too many.
         let is_told = matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS);
         if is_told || (answer.status().is_success() && is_frequent) {
-            tracing::debug!(operation, status, duration_us, request_id, trace_id, "request");
+            tracing::debug!(operation, status, duration_us = duration_us(), request_id, trace_id, "request");
         } else {
-            tracing::info!(operation, status, duration_us, request_id, trace_id, "request");
+            tracing::info!(operation, status, duration_us = duration_us(), request_id, trace_id, "request");
         }
     }
 }

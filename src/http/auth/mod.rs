@@ -1,6 +1,7 @@
 //! Who may do what: the credentials of hooks and of the management API, and the authorization table.
 
 use std::{
+    borrow::Cow,
     fmt,
     net::IpAddr,
     sync::Arc,
@@ -434,18 +435,22 @@ impl Gate {
     ///
     /// 401 with a challenge; 429 for a secret that was wrong too often; 403 when the credential is not enough, or none
     /// is; 503 when whether it is right cannot be told.
-    pub async fn admit(&self, access: Option<Access>, shown: Shown<'_>) -> std::result::Result<String, Problem> {
+    pub async fn admit(
+        &self,
+        access: Option<Access>,
+        shown: Shown<'_>,
+    ) -> std::result::Result<Cow<'static, str>, Problem> {
         match access {
             Some(Access::Hook) => {
                 let checked = self.hooks.check(shown.headers, &self.service, &self.remembered_hooks).await;
                 checked.map_err(|denial| self.deny(Surface::Hooks, denial, shown))?;
-                Ok("access".to_owned())
+                Ok("access".into())
             }
             Some(Access::Api(needed)) => {
                 let checked = self.management.check(shown.headers, &self.service, &self.remembered_callers).await;
                 let caller = checked.map_err(|denial| self.deny(Surface::Management, denial, shown))?;
                 if caller.role >= Some(needed) {
-                    return Ok(caller.name);
+                    return Ok(caller.name.into());
                 }
                 let (method, reason) = Reason::Role.labels();
                 self.service.metrics().count_denial(Surface::Management.as_str(), method, reason);
