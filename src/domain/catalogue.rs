@@ -1,6 +1,9 @@
 //! The catalogue: the scopes that are managed, and the rule for each.
 
-use std::{collections::HashMap, fmt};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+};
 
 use chrono::{DateTime, Utc};
 
@@ -155,7 +158,8 @@ pub struct Rule {
 /// The managed scopes and their rules. A scope that is not in it is unmanaged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Catalogue {
-    rules: HashMap<Scope, Rule>,
+    /// Ordered, because a few comparisons find a rule sooner than a hash that nobody can collide.
+    rules: BTreeMap<Scope, Rule>,
     /// Of those scopes that have any, which are few.
     claims: HashMap<Scope, Claims>,
 }
@@ -200,9 +204,7 @@ impl Catalogue {
     /// The managed scopes, in ascending order.
     #[must_use]
     pub fn scopes(&self) -> Vec<Scope> {
-        let mut scopes: Vec<_> = self.rules.keys().cloned().collect();
-        scopes.sort_unstable();
-        scopes
+        self.rules.keys().cloned().collect()
     }
 }
 

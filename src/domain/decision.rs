@@ -13,6 +13,9 @@ use super::{
 /// `OpenID` Connect Core section 5.4 and 11, without which logging in breaks.
 pub const PROTOCOL_SCOPES: [&str; 6] = ["openid", "profile", "email", "address", "phone", "offline_access"];
 
+/// So many scopes are compared one by one to find the repeated ones; more of them are hashed.
+const FEW_SCOPES: usize = 16;
+
 /// What happens to scopes that are not in the catalogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Unmanaged {
@@ -215,21 +218,26 @@ pub fn decide<'a>(
     requested: &[&'a str],
     now: DateTime<Utc>,
 ) -> Result<Decision<'a>, Undecidable> {
-    let mut seen = HashSet::with_capacity(requested.len());
-    let outcomes = requested
-        .iter()
-        .copied()
-        .filter(|scope| seen.insert(*scope))
-        .map(|scope| {
-            if let Some(rule) = catalogue.rule(scope) {
-                let user = || parties.user.map(|user| user.standing(scope, now));
-                let client = || parties.client.standing(scope, now);
-                return managed(scope, rule, stance.on_unknown, held(rule.requires, user, client));
-            }
+    let mut seen = HashSet::new();
+    let mut outcomes: Vec<Outcome<'a>> = Vec::with_capacity(requested.len());
+    for scope in requested.iter().copied() {
+        let is_repeated = if requested.len() <= FEW_SCOPES {
+            outcomes.iter().any(|outcome| outcome.scope == scope)
+        } else {
+            !seen.insert(scope)
+        };
+        if is_repeated {
+            continue;
+        }
+        outcomes.push(if let Some(rule) = catalogue.rule(scope) {
+            let user = || parties.user.map(|user| user.standing(scope, now));
+            let client = || parties.client.standing(scope, now);
+            managed(scope, rule, stance.on_unknown, held(rule.requires, user, client))?
+        } else {
             let kept = stance.unmanaged == Unmanaged::Keep || PROTOCOL_SCOPES.contains(&scope);
-            Ok(Outcome { scope, kept, reason: Reason::Unmanaged, unenforced: None })
-        })
-        .collect::<Result<_, _>>()?;
+            Outcome { scope, kept, reason: Reason::Unmanaged, unenforced: None }
+        });
+    }
     Ok(Decision { outcomes })
 }
 

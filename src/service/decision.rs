@@ -29,6 +29,15 @@ pub enum Party {
     Unholding,
 }
 
+impl Party {
+    fn subject(&self) -> Option<&Subject> {
+        match self {
+            Self::Subject(subject) => Some(subject),
+            Self::Unholding => None,
+        }
+    }
+}
+
 /// What a hook request asks: for whom, and which scopes.
 #[derive(Debug, Clone)]
 pub struct DecisionRequest<'a> {
@@ -90,45 +99,38 @@ impl Service {
         prefix: Option<&ClaimsPrefix>,
     ) -> Result<(Decision<'a>, AdditionalClaims)> {
         let DecisionRequest { user, client, scopes, waited } = request;
-        let now = self.clock.now();
-        let left = self.policy.hook_timeout.saturating_sub(waited);
-        let deadline = Instant::now() + left;
-        let (catalogue, of_catalogue) = match self.catalogue.get(left).await {
+        let (now, asked_at) = (self.clock.now(), Instant::now());
+        let deadline = asked_at + self.policy.hook_timeout.saturating_sub(waited);
+        let (catalogue, of_catalogue) = match self.catalogue.get_until(asked_at, deadline).await {
             Found::Fresh(catalogue) => (catalogue, Freshness::Fresh),
             Found::Stale(catalogue) => (catalogue, Freshness::Stale),
             // A catalogue of any age still tells that a scope was not in it.
             Found::Unknown => (Arc::new(self.catalogue.last().ok_or(Error::Unknown)?.enforced()), Freshness::Unknown),
         };
 
-        let rules = || scopes.iter().filter_map(|scope| catalogue.rule(scope));
-        let asks_user = rules().any(|rule| rule.requires != Requires::Client);
-        let asks_client = rules().any(|rule| rule.requires != Requires::User);
-        let subject = |party: &Party, asked: bool| match party {
-            Party::Subject(subject) if asked => Some(subject.clone()),
-            Party::Subject(_) | Party::Unholding => None,
-        };
-        let user_subject = user.as_ref().and_then(|user| subject(user, asks_user));
-        let client_subject = subject(&client, asks_client);
-
-        let subjects: Vec<_> = [&user_subject, &client_subject].into_iter().flatten().cloned().collect();
-        let found = self.facts.get(&subjects, deadline.saturating_duration_since(Instant::now())).await;
-        let of_facts = found.iter().map(freshness).max().unwrap_or(Freshness::Fresh);
-        let is_managed = rules().next().is_some();
+        let (mut is_managed, mut asks_user, mut asks_client) = (false, false, false);
+        for rule in scopes.iter().filter_map(|scope| catalogue.rule(scope)) {
+            is_managed = true;
+            asks_user |= rule.requires != Requires::Client;
+            asks_client |= rule.requires != Requires::User;
+        }
+        let user_subject = user.as_ref().filter(|_| asks_user).and_then(Party::subject);
+        let client_subject = Some(&client).filter(|_| asks_client).and_then(Party::subject);
+        let subjects = [user_subject, client_subject];
+        let found = self.facts.get(subjects, asked_at, deadline).await;
+        let of_facts = found.iter().flatten().map(freshness).max().unwrap_or(Freshness::Fresh);
         self.metrics.count_answer(if is_managed { of_facts.max(of_catalogue) } else { Freshness::Fresh });
 
-        let mut found = found.iter();
-        let mut knowledge = |subject: Option<Subject>| match subject.and_then(|_| found.next()) {
+        let [of_user, of_client] = found.each_ref().map(|found| match found {
             Some(Found::Fresh(facts) | Found::Stale(facts)) => Knowledge::Known(facts),
             Some(Found::Unknown) => Knowledge::Unknown,
             None => Knowledge::Known(&NOTHING),
-        };
-        let user_knowledge = knowledge(user_subject);
-        let client_knowledge = knowledge(client_subject);
+        });
         let parties = if of_catalogue == Freshness::Unknown {
             // Who must hold a scope is as little known as who holds it.
             Parties { user: Some(Knowledge::Unknown), client: Knowledge::Unknown }
         } else {
-            Parties { user: user.is_some().then_some(user_knowledge), client: client_knowledge }
+            Parties { user: user.is_some().then_some(of_user), client: of_client }
         };
         let stance = Stance { unmanaged: self.policy.unmanaged, on_unknown: self.policy.on_unknown };
         let decision = decide(&catalogue, stance, parties, scopes, now).map_err(|_| Error::Unknown)?;

@@ -1,9 +1,6 @@
 //! The facts of subjects, and the loads that fetch them.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use tokio::sync::oneshot;
 
@@ -42,30 +39,39 @@ impl FactsCache {
         Arc::new(Self { ground, protocol: Protocol::empty() })
     }
 
-    /// What is known of each of these subjects, none of it older than any write that was answered before the call.
-    /// It takes no longer than `timeout`.
-    pub async fn get(self: &Arc<Self>, subjects: &[Subject], timeout: Duration) -> Vec<Found<Arc<Facts>>> {
-        let now = Instant::now();
-        let known: Vec<_> = subjects.iter().map(|subject| self.fresh(subject, now)).collect();
-        let hits = known.iter().flatten().count();
-        self.ground.metrics.count_cache_lookups(hits, subjects.len() - hits);
-        if hits == subjects.len() {
-            return known.into_iter().flatten().map(Found::Fresh).collect();
+    /// What is known of each of these subjects, none of it older than any write that was answered before the call, for
+    /// who asks at `now` and waits until the deadline.
+    pub async fn get<const N: usize>(
+        self: &Arc<Self>,
+        subjects: [Option<&Subject>; N],
+        now: Instant,
+        deadline: Instant,
+    ) -> [Option<Found<Arc<Facts>>>; N] {
+        let mut found = subjects.map(|subject| self.fresh(subject?, now).map(Found::Fresh));
+        let asked = subjects.iter().flatten().count();
+        let hits = found.iter().flatten().count();
+        self.ground.metrics.count_cache_lookups(hits, asked - hits);
+        if hits == asked {
+            return found;
         }
-        let waiting = self.enlist(subjects, known, now);
-        let deadline = tokio::time::Instant::from_std(now + timeout);
-        let mut found = Vec::with_capacity(subjects.len());
-        for (subject, wait) in subjects.iter().zip(waiting) {
+        let places = found.iter_mut().zip(subjects);
+        let missed: Vec<_> = places
+            .filter(|(found, _)| found.is_none())
+            .filter_map(|(place, subject)| Some((place, subject?)))
+            .collect();
+        let wanted: Vec<_> = missed.iter().map(|(_, subject)| *subject).collect();
+        let waiting = self.enlist(&wanted, now);
+        for ((place, subject), wait) in missed.into_iter().zip(waiting) {
             let loaded = match wait {
                 Some(Wait::Known(facts)) => Some(facts),
                 // Neither an error of the query nor its absence is told from here: both were counted where they happened.
-                Some(Wait::For(loaded)) => match tokio::time::timeout_at(deadline, loaded).await {
+                Some(Wait::For(loaded)) => match tokio::time::timeout_at(deadline.into(), loaded).await {
                     Ok(Ok(Ok(facts))) => Some(facts),
                     Ok(Ok(Err(_)) | Err(_)) | Err(_) => None,
                 },
                 None => None,
             };
-            found.push(match loaded {
+            *place = Some(match loaded {
                 Some(facts) => Found::Fresh(facts),
                 None => self.stale(subject).map_or(Found::Unknown, Found::Stale),
             });
@@ -115,17 +121,17 @@ impl FactsCache {
     }
 
     /// Enlists the subjects that are not known for the next load; none where the database is not asked just now.
-    fn enlist(self: &Arc<Self>, subjects: &[Subject], known: Vec<Option<Value>>, now: Instant) -> Vec<Option<Wait>> {
+    fn enlist(self: &Arc<Self>, subjects: &[&Subject], now: Instant) -> Vec<Option<Wait>> {
         if !self.ground.breaker.allows(now) {
-            return known.into_iter().map(|known| known.map(Wait::Known)).collect();
+            return subjects.iter().map(|_| None).collect();
         }
         let mut receivers = Vec::with_capacity(subjects.len());
-        let unknown = subjects.iter().zip(&known).filter(|(_, known)| known.is_none());
-        let wanted: Vec<_> = unknown
-            .map(|(subject, _)| {
+        let wanted: Vec<_> = subjects
+            .iter()
+            .map(|subject| {
                 let (sender, receiver) = oneshot::channel();
                 receivers.push(receiver);
-                (subject.clone(), sender)
+                (Subject::clone(subject), sender)
             })
             .collect();
         let is_good = |entry: &Entry, currency| self.is_fresh(entry, currency, now);
@@ -134,11 +140,11 @@ impl FactsCache {
             // A task of its own: whoever hangs up must not cancel what others wait for.
             tokio::spawn(Arc::clone(self).run_loads());
         }
-        let mut enlisted = enlisted.into_iter().zip(receivers).map(|(enlisted, receiver)| match enlisted {
+        let waits = enlisted.into_iter().zip(receivers).map(|(enlisted, receiver)| match enlisted {
             Enlisted::Known(facts) => Wait::Known(facts),
             Enlisted::Waiting => Wait::For(receiver),
         });
-        known.into_iter().map(|known| known.map(Wait::Known).or_else(|| enlisted.next())).collect()
+        waits.map(Some).collect()
     }
 
     /// Loads what is queued, batch after batch, until nothing is.

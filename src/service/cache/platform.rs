@@ -12,9 +12,10 @@ use crate::{
     store,
 };
 
+// Its key is random, and who finds two ids of one hash all the same has found two that are looked up a little slower.
+pub use foldhash::quality::RandomState;
 pub use std::{
     collections::HashMap,
-    hash::RandomState,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -64,13 +65,14 @@ pub mod rules {
 /// The entries, bounded in bytes: those who hold something apart from those who hold nothing.
 #[derive(Debug)]
 pub struct Entries {
-    held: Cache<Key, Arc<Entry>>,
-    absent: Cache<Key, Arc<Entry>>,
+    held: Cache<Key, Arc<Entry>, RandomState>,
+    absent: Cache<Key, Arc<Entry>, RandomState>,
 }
 
 impl Default for Entries {
     fn default() -> Self {
-        let bounded = |bytes| Cache::builder().max_capacity(bytes).weigher(weight).build();
+        let bounded =
+            |bytes| Cache::builder().max_capacity(bytes).weigher(weight).build_with_hasher(RandomState::default());
         Self { held: bounded(HELD_BYTES), absent: bounded(ABSENT_BYTES) }
     }
 }

@@ -87,7 +87,7 @@ impl Protocol {
         Self {
             stripes: (0..STRIPES).map(|_| AtomicU64::new(0)).collect(),
             epoch: AtomicU64::new(0),
-            hasher: RandomState::new(),
+            hasher: RandomState::default(),
             entries: Entries::default(),
             loads: Mutex::new(Loads { queue: HashMap::default(), flights: HashMap::default(), running: 0 }),
         }

@@ -71,13 +71,18 @@ impl<T: Send + Sync + 'static> SnapshotCache<T> {
     /// The value, not older than any write that was answered before the call. It takes no longer than `timeout`.
     pub async fn get(self: &Arc<Self>, timeout: Duration) -> Found<Arc<T>> {
         let now = Instant::now();
+        self.get_until(now, now + timeout).await
+    }
+
+    /// The same, for who asks at `now` and waits until the deadline.
+    pub async fn get_until(self: &Arc<Self>, now: Instant, deadline: Instant) -> Found<Arc<T>> {
         if let Some(value) = self.fresh(now) {
             return Found::Fresh(value);
         }
         if self.ground.breaker.allows(now) {
             // A task of its own: whoever hangs up must not cancel what others wait for.
             let load = tokio::spawn(Arc::clone(self).load(self.attempts.load(Ordering::SeqCst), now));
-            if let Ok(Ok(Ok(value))) = tokio::time::timeout(timeout, load).await {
+            if let Ok(Ok(Ok(value))) = tokio::time::timeout_at(deadline.into(), load).await {
                 return Found::Fresh(value);
             }
         }
