@@ -13,7 +13,7 @@ use poem_openapi::{
     registry::{MetaMediaType, MetaRequest, MetaResponse, MetaResponses, Registry},
     types::Type,
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::error::Category;
 
 use super::{
@@ -78,12 +78,7 @@ where
     }
 
     fn request_meta() -> Option<MetaRequest> {
-        let content = |content_type: &&'static str| MetaMediaType { content_type, schema: T::schema_ref() };
-        Some(MetaRequest {
-            description: None,
-            content: K::MEDIA_TYPES.iter().map(content).collect(),
-            required: K::REQUIRED,
-        })
+        Some(request_meta::<T, K>())
     }
 
     async fn from_request(
@@ -91,24 +86,70 @@ where
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        let bytes = body.take()?.into_bytes().await.map_err(|_| Problem::of_status(StatusCode::BAD_REQUEST))?;
-        Ok(Self::read(request.headers(), &bytes)?)
+        let bytes = received(body).await?;
+        if bytes.is_empty() && !K::REQUIRED {
+            return Ok(parse(b"{}").map(|value| Self(value, PhantomData))?);
+        }
+        check_encoding(request.headers(), K::MEDIA_TYPES)?;
+        Ok(parse(&bytes).map(|value| Self(value, PhantomData))?)
     }
 }
 
-impl<T: DeserializeOwned, K: Kind> Body<T, K> {
-    /// Reads a body that has come, with the headers that tell of it.
+/// A body that must be there and is read, as [`Body`] is, where it is used: what is read borrows from it.
+#[derive(Debug)]
+pub struct Unread<T>(Bytes, PhantomData<T>);
+
+impl<T> Unread<T> {
+    /// A body that has come, with the headers that tell of it.
     ///
     /// # Errors
     ///
-    /// 415 for another media type, 400 naming the member that is wrong.
-    pub fn read(headers: &HeaderMap, bytes: &[u8]) -> Result<Self, Problem> {
-        if bytes.is_empty() && !K::REQUIRED {
-            return parse(b"{}").map(|value| Self(value, PhantomData));
-        }
-        check_encoding(headers, K::MEDIA_TYPES)?;
-        parse(bytes).map(|value| Self(value, PhantomData))
+    /// 415 for another media type.
+    pub fn new(headers: &HeaderMap, bytes: Bytes) -> Result<Self, Problem> {
+        check_encoding(headers, Required::MEDIA_TYPES)?;
+        Ok(Self(bytes, PhantomData))
     }
+
+    /// Reads it, as the `T` of a lifetime that the body has.
+    ///
+    /// # Errors
+    ///
+    /// 400, naming the member that is wrong.
+    pub fn read<'a, B: Deserialize<'a>>(&'a self) -> Result<B, Problem> {
+        parse(&self.0)
+    }
+}
+
+impl<'a, T: Type> ApiExtractor<'a> for Unread<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        Some(request_meta::<T, Required>())
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        let bytes = received(body).await?;
+        Ok(Self::new(request.headers(), bytes)?)
+    }
+}
+
+fn request_meta<T: Type, K: Kind>() -> MetaRequest {
+    let content = |content_type: &&'static str| MetaMediaType { content_type, schema: T::schema_ref() };
+    MetaRequest { description: None, content: K::MEDIA_TYPES.iter().map(content).collect(), required: K::REQUIRED }
+}
+
+async fn received(body: &mut RequestBody) -> poem::Result<Bytes> {
+    Ok(body.take()?.into_bytes().await.map_err(|_| Problem::of_status(StatusCode::BAD_REQUEST))?)
 }
 
 /// Refuses a body of another media type, or one that is compressed.
@@ -133,7 +174,7 @@ fn check_encoding(headers: &HeaderMap, media_types: &[&str]) -> Result<(), Probl
 /// # Errors
 ///
 /// 400, naming the member that is wrong.
-pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Problem> {
     // Strings that serde skips are not checked, so the whole is: what is not UTF-8 is not JSON (RFC 8259 section 8.1).
     let text = std::str::from_utf8(bytes).map_err(|_| not_json("it is not UTF-8"))?;
     match serde_json::from_str(text) {
@@ -143,7 +184,7 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     }
 }
 
-fn explain<T: DeserializeOwned>(text: &str) -> Problem {
+fn explain<'a, T: Deserialize<'a>>(text: &'a str) -> Problem {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let error = match serde_path_to_error::deserialize::<_, FromObject<T>>(&mut deserializer) {
         Err(error) if error.inner().classify() == Category::Data => {

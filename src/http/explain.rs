@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     App, Tag,
     auth::ManagementCaller,
-    body::{Body, Ok200},
+    body::{Ok200, Unread},
     claims::ClaimsObject,
     hook::HookRequest,
     problem::{self, FieldErrors, Problem, Refusal},
@@ -31,10 +31,10 @@ pub struct ExplainApi;
 #[derive(Debug, Object, Deserialize)]
 #[oai(example = true, rename_all = "camelCase")]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ExplanationRequest {
+pub struct ExplanationRequest<'body> {
     /// What Access sent, or would send. What is not listed in it is ignored, as on the hooks.
-    #[serde(deserialize_with = "object")]
-    request: HookRequest,
+    #[serde(borrow, deserialize_with = "object")]
+    request: HookRequest<'body>,
     /// The instant; the present when absent.
     #[serde(default, deserialize_with = "present")]
     at: Option<Timestamp>,
@@ -132,9 +132,9 @@ impl ExplainApi {
         &self,
         app: Data<&Arc<App>>,
         _caller: ManagementCaller,
-        request: Body<ExplanationRequest>,
+        body: Unread<ExplanationRequest<'static>>,
     ) -> Result<Ok200<Explanation>, Refusal<problem::View>> {
-        let ExplanationRequest { request, at, known_at } = request.0;
+        let ExplanationRequest { request, at, known_at } = body.read()?;
         let mut errors = FieldErrors::default();
         let at = errors.take(at.map(|at| at.parse("#/at")).transpose()).flatten();
         let known_at = errors.take(known_at.map(|at| at.parse("#/knownAt")).transpose()).flatten();
@@ -186,7 +186,7 @@ impl TryFrom<Reason> for ExplanationReason {
     }
 }
 
-impl Example for ExplanationRequest {
+impl Example for ExplanationRequest<'_> {
     fn example() -> Self {
         Self {
             request: HookRequest::example(),

@@ -1,6 +1,6 @@
 //! The web hooks that Access calls.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::{
     App,
     auth::HookCaller,
-    body::{Body, Ok200, whole},
+    body::{Ok200, Unread, whole},
     claims::ClaimsObject,
     problem::{self, Problem, Refusal},
-    wire::{nullable_object, object},
+    wire::{BodyText, nullable_object, object},
 };
 use crate::{
     domain::subject::{Subject, SubjectId, SubjectType},
@@ -39,34 +39,37 @@ enum Tag {
 
 /// What Access tells about a request for a grant or a token. What is not listed here is ignored.
 #[derive(Debug, Object, Deserialize)]
-pub struct HookRequest {
+pub struct HookRequest<'body> {
     /// The user; absent, or null, when there is none, as with client credentials.
-    #[serde(default, deserialize_with = "nullable_object")]
-    user: Option<HookParty>,
+    #[serde(borrow, default, deserialize_with = "nullable_object")]
+    user: Option<HookParty<'body>>,
     /// The client that asks for the grant.
-    #[serde(deserialize_with = "object")]
-    client: HookParty,
+    #[serde(borrow, deserialize_with = "object")]
+    client: HookParty<'body>,
     /// The requested scopes.
-    scopes: Vec<String>,
+    #[serde(borrow)]
+    scopes: Vec<BodyText<'body>>,
 }
 
 /// The vendor's example.
-impl Example for HookRequest {
+impl Example for HookRequest<'_> {
     fn example() -> Self {
-        let party = |id: &str| HookParty { id: id.to_owned() };
+        let text = |text| BodyText(Cow::Borrowed(text));
+        let party = |id| HookParty { id: text(id) };
         Self {
             user: Some(party("myUserId22700111101")),
             client: party("client"),
-            scopes: ["profile", "email"].map(str::to_owned).into(),
+            scopes: ["profile", "email"].map(text).into(),
         }
     }
 }
 
 /// A user or a client.
 #[derive(Debug, Object, Deserialize)]
-pub struct HookParty {
+pub struct HookParty<'body> {
     /// The identifier: of a user as the identity provider gave it, of a client as Access knows it. Any string.
-    id: String,
+    #[serde(borrow)]
+    id: BodyText<'body>,
 }
 
 /// Which scopes to remove, and which claims to add.
@@ -113,10 +116,11 @@ impl HookApi {
         &self,
         app: Data<&Arc<App>>,
         HookCaller(waited): HookCaller,
-        request: Body<HookRequest>,
+        body: Unread<HookRequest<'static>>,
     ) -> Answer<CustomizeAccessTokenResponse> {
-        let scopes = request.0.scopes();
-        let (decision, claims) = app.service.customize(decision_request(&request.0, &scopes, waited)).await?;
+        let request: HookRequest = body.read()?;
+        let scopes = request.scopes();
+        let (decision, claims) = app.service.customize(decision_request(&request, &scopes, waited)).await?;
         let remove_scopes = decision.removed().map(str::to_owned).collect();
         Ok(Ok200(CustomizeAccessTokenResponse { remove_scopes, additional_claims: ClaimsObject(claims.claims) }))
     }
@@ -130,10 +134,11 @@ impl HookApi {
         &self,
         app: Data<&Arc<App>>,
         HookCaller(waited): HookCaller,
-        request: Body<HookRequest>,
+        body: Unread<HookRequest<'static>>,
     ) -> Answer<CustomizeTokenResponse> {
-        let scopes = request.0.scopes();
-        let decision = app.service.decide(decision_request(&request.0, &scopes, waited)).await?;
+        let request: HookRequest = body.read()?;
+        let scopes = request.scopes();
+        let decision = app.service.decide(decision_request(&request, &scopes, waited)).await?;
         Ok(Ok200(CustomizeTokenResponse { reduced_scopes: decision.kept().map(str::to_owned).collect() }))
     }
 }
@@ -148,12 +153,12 @@ pub async fn answer(
     app: &Arc<App>,
     waited: Duration,
     headers: &HeaderMap,
-    body: &[u8],
+    body: Bytes,
 ) -> Result<Response<Full<Bytes>>, Problem> {
-    let (app, caller, request) = (Data(app), HookCaller(waited), Body::read(headers, body)?);
+    let (app, caller, body) = (Data(app), HookCaller(waited), Unread::new(headers, body)?);
     match hook {
-        Hook::CustomizeAccessToken => written(HookApi.customize_access_token(app, caller, request).await),
-        Hook::CustomizeToken => written(HookApi.customize_token(app, caller, request).await),
+        Hook::CustomizeAccessToken => written(HookApi.customize_access_token(app, caller, body).await),
+        Hook::CustomizeToken => written(HookApi.customize_token(app, caller, body).await),
     }
 }
 
@@ -161,11 +166,11 @@ fn written<T: Serialize>(answer: Answer<T>) -> Result<Response<Full<Bytes>>, Pro
     whole(&answer.map_err(Refusal::into_problem)?.0)
 }
 
-fn decision_request<'a>(request: &HookRequest, scopes: &'a [&'a str], waited: Duration) -> DecisionRequest<'a> {
+fn decision_request<'a>(request: &HookRequest<'_>, scopes: &'a [&'a str], waited: Duration) -> DecisionRequest<'a> {
     DecisionRequest { user: request.user(), client: request.client(), scopes, waited }
 }
 
-impl HookRequest {
+impl HookRequest<'_> {
     /// The user that it names.
     pub(super) fn user(&self) -> Option<Party> {
         self.user.as_ref().map(|user| party(SubjectType::User, user))
@@ -178,12 +183,12 @@ impl HookRequest {
 
     /// The scopes, as spelled.
     pub(super) fn scopes(&self) -> Vec<&str> {
-        self.scopes.iter().map(String::as_str).collect()
+        self.scopes.iter().map(|scope| &*scope.0).collect()
     }
 }
 
-fn party(kind: SubjectType, party: &HookParty) -> Party {
-    match SubjectId::parse(&party.id) {
+fn party(kind: SubjectType, party: &HookParty<'_>) -> Party {
+    match SubjectId::parse(&party.id.0) {
         Ok(id) => Party::Subject(Subject { kind, id }),
         Err(_) => Party::Unholding,
     }

@@ -66,6 +66,7 @@ const UNKNOWN: &str = "none";
 pub(super) const MAX_KEY_LENGTH: usize = 255;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What a listener serves.
@@ -354,7 +355,7 @@ impl Router {
             Handler::Hook(hook) => {
                 let waited = line.started.elapsed();
                 let body = read_body(body, &parts.headers, HOOK_BODY_BYTES).await?;
-                Ok(hook::answer(*hook, &self.app, waited, &parts.headers, &body).await?.map(Either::Left))
+                Ok(hook::answer(*hook, &self.app, waited, &parts.headers, body).await?.map(Either::Left))
             }
             Handler::Management { parameters, is_upload, endpoint } => {
                 let [local, remote] = [ends.local, ends.remote].map(Addr::SocketAddr);
@@ -507,7 +508,7 @@ async fn or_failed(work: impl Future<Output = Result<Answer, Problem>>, line: &L
 
 /// The trace id of a `traceparent` header (W3C Trace Context, version 00), for the log.
 fn trace_id(headers: &HeaderMap) -> Option<String> {
-    let mut parts = headers.get("traceparent")?.to_str().ok()?.split('-');
+    let mut parts = headers.get(TRACEPARENT)?.to_str().ok()?.split('-');
     let (_, trace_id, _, _) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let is_id = trace_id.len() == 32 && trace_id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     (is_id && trace_id.bytes().any(|byte| byte != b'0')).then(|| trace_id.to_owned())

@@ -1,13 +1,17 @@
 //! Texts as they travel, and their schemas. A text is parsed into a domain value in one place, where it enters.
 
-use std::{fmt, marker::PhantomData};
+use std::{borrow::Cow, fmt, marker::PhantomData};
 
 use chrono::{DateTime, SecondsFormat, Timelike as _, Utc};
-use poem_openapi::registry::MetaSchema;
+use poem_openapi::{
+    registry::{MetaSchema, MetaSchemaRef},
+    types::{ParseError, ParseFromJSON, ParseResult, ToJSON, Type},
+};
 use serde::{
     Deserialize, Deserializer,
     de::{Error as _, MapAccess, Visitor, value::MapAccessDeserializer},
 };
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::problem::FieldError;
@@ -157,6 +161,72 @@ text! {
         schema.min_length = Some(1);
         schema.max_length = Some(MAX_NAME_LENGTH);
         schema.example = Some("billing".into());
+    }
+}
+
+/// A text of a body, as it stands there; borrowed from it but for one with escapes.
+#[derive(Debug)]
+pub struct BodyText<'body>(pub Cow<'body, str>);
+
+impl<'de: 'body, 'body> Deserialize<'de> for BodyText<'body> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextVisitor;
+
+        impl<'de> Visitor<'de> for TextVisitor {
+            type Value = BodyText<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<BodyText<'de>, E> {
+                Ok(BodyText(text.into()))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<BodyText<'de>, E> {
+                Ok(BodyText(text.to_owned().into()))
+            }
+        }
+
+        deserializer.deserialize_str(TextVisitor)
+    }
+}
+
+/// It is described as what it is in JSON.
+impl Type for BodyText<'_> {
+    const IS_REQUIRED: bool = true;
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        String::name()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        String::schema_ref()
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
+
+impl ParseFromJSON for BodyText<'_> {
+    fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
+        match value {
+            Some(Value::String(text)) => Ok(Self(text.into())),
+            other => Err(ParseError::expected_type(other.unwrap_or_default())),
+        }
+    }
+}
+
+impl ToJSON for BodyText<'_> {
+    fn to_json(&self) -> Option<Value> {
+        Some(Value::from(&*self.0))
     }
 }
 
