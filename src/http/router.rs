@@ -22,7 +22,7 @@ use hyper::body::{Body as _, Incoming};
 use poem::{
     Addr, Body, Endpoint, EndpointExt as _, IntoEndpoint, IntoResponse, Request, Response,
     endpoint::BoxEndpoint,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header, uri::Scheme},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header, request::Parts, uri::Scheme},
     web::{LocalAddr, RemoteAddr},
 };
 use poem_openapi::{OpenApi, registry::MetaParamIn};
@@ -132,12 +132,15 @@ enum Handler {
     /// A hook, which is called as the function that it is: the library's way to it costs more than all that it does.
     Hook(Hook),
     /// An operation of the management API, by way of the library.
-    Management {
-        parameters: Vec<(String, bool)>,
-        /// Whether its body is a file, which its handler reads as it arrives.
-        is_upload: bool,
-        endpoint: Arc<BoxEndpoint<'static>>,
-    },
+    Management(Management),
+}
+
+/// An operation of the management API.
+struct Management {
+    parameters: Vec<(String, bool)>,
+    /// Whether its body is a file, which its handler reads as it arrives.
+    is_upload: bool,
+    endpoint: Arc<BoxEndpoint<'static>>,
 }
 
 /// A path that answers the same to everybody.
@@ -232,12 +235,12 @@ impl Router {
                 let id = operation.operation_id.unwrap_or("unnamed");
                 self.app.service.metrics().expect_operation(id);
                 let in_query = operation.params.iter().filter(|parameter| parameter.in_type == MetaParamIn::Query);
-                let handler = Handler::Management {
+                let management = Management {
                     parameters: in_query.map(|parameter| (parameter.name.clone(), parameter.required)).collect(),
                     is_upload: UPLOADS.contains(&id),
                     endpoint: Arc::clone(&endpoint),
                 };
-                self.add_operation(&path.path, operation.method, id, handler);
+                self.add_operation(&path.path, operation.method, id, Handler::Management(management));
             }
         }
     }
@@ -307,7 +310,9 @@ impl Router {
                 self.count(operation, &line, answered.status());
                 answered
             }
-            Ok(Target::Fixed(fixed)) => or_failed(self.fixed(fixed).map(Ok), &line).await.unwrap_or_else(answer),
+            Ok(Target::Fixed(fixed)) => {
+                or_failed(Box::pin(self.fixed(fixed)).map(Ok), &line).await.unwrap_or_else(answer)
+            }
             Err(problem) => answer(problem),
         };
         if is_bare_error(&answered) {
@@ -357,38 +362,51 @@ impl Router {
                 let body = read_body(body, &parts.headers, HOOK_BODY_BYTES).await?;
                 Ok(hook::answer(*hook, &self.app, waited, &parts.headers, body).await?.map(Either::Left))
             }
-            Handler::Management { parameters, is_upload, endpoint } => {
-                let [local, remote] = [ends.local, ends.remote].map(Addr::SocketAddr);
-                let parts = (parts, LocalAddr(local), RemoteAddr(remote), ends.scheme.clone());
-                let mut request = Request::from_parts(parts.into(), Body::empty());
-                check_query(parameters, &request)?;
-                let request_id = line.request_id.to_str().unwrap_or_default().to_owned();
-                let mut origin = Origin { actor: actor.into_owned(), request_id, idempotency: None };
-                if *is_upload {
-                    if request.headers().contains_key(&IDEMPOTENCY_KEY) {
-                        let detail = "a file has none: its lines have names by which they are done once";
-                        return Err(problem::undescribed(IDEMPOTENCY_KEY.as_str(), detail));
-                    }
-                    request.set_body(body.map_err(io::Error::other).boxed());
-                } else {
-                    let body = read_body(body, request.headers(), API_BODY_BYTES).await?;
-                    if *request.method() == Method::POST {
-                        origin.idempotency = idempotency(&request, &body)?;
-                    }
-                    request.set_body(body);
-                }
-                request.set_data(origin);
-                request.set_data(Arc::clone(&self.app));
-                Ok(answer(endpoint.get_response(request).await))
+            // Boxed, and so are the others that a hook seldom comes by: hyper moves what answers a request, and would move
+            // the room for them with it.
+            Handler::Management(management) => {
+                Box::pin(self.manage(management, actor.into_owned(), line, (parts, body), ends)).await
             }
         }
+    }
+
+    async fn manage(
+        &self,
+        operation: &Management,
+        actor: String,
+        line: &Line,
+        (parts, body): (Parts, Incoming),
+        ends: &Ends,
+    ) -> Result<Answer, Problem> {
+        let [local, remote] = [ends.local, ends.remote].map(Addr::SocketAddr);
+        let parts = (parts, LocalAddr(local), RemoteAddr(remote), ends.scheme.clone());
+        let mut request = Request::from_parts(parts.into(), Body::empty());
+        check_query(&operation.parameters, &request)?;
+        let request_id = line.request_id.to_str().unwrap_or_default().to_owned();
+        let mut origin = Origin { actor, request_id, idempotency: None };
+        if operation.is_upload {
+            if request.headers().contains_key(&IDEMPOTENCY_KEY) {
+                let detail = "a file has none: its lines have names by which they are done once";
+                return Err(problem::undescribed(IDEMPOTENCY_KEY.as_str(), detail));
+            }
+            request.set_body(body.map_err(io::Error::other).boxed());
+        } else {
+            let body = read_body(body, request.headers(), API_BODY_BYTES).await?;
+            if *request.method() == Method::POST {
+                origin.idempotency = idempotency(&request, &body)?;
+            }
+            request.set_body(body);
+        }
+        request.set_data(origin);
+        request.set_data(Arc::clone(&self.app));
+        Ok(answer(operation.endpoint.get_response(request).await))
     }
 
     fn admit(&self, operation: &Operation) -> Result<Admitted<'_>, Problem> {
         let admission = &self.app.admission;
         let (place, shed) = match operation.handler {
             Handler::Hook(_) => (admission.admit_hook(), Shed::Hooks),
-            Handler::Management { .. } => (admission.admit_management(), Shed::Management),
+            Handler::Management(_) => (admission.admit_management(), Shed::Management),
         };
         place.ok_or_else(|| {
             self.app.service.metrics().count_shed(shed);
@@ -455,7 +473,7 @@ impl Router {
         let metrics = self.app.service.metrics();
         match operation.handler {
             Handler::Hook(hook) => metrics.count_hook(hook, outcome, duration),
-            Handler::Management { .. } => metrics.count_api(operation.id, outcome, duration),
+            Handler::Management(_) => metrics.count_api(operation.id, outcome, duration),
         }
     }
 

@@ -54,6 +54,19 @@ impl FactsCache {
         if hits == asked {
             return found;
         }
+        // Boxed, as it is seldom come by.
+        Box::pin(self.wait(&mut found, subjects, now, deadline)).await;
+        found
+    }
+
+    /// Loads what is not known, and waits for it until the deadline.
+    async fn wait<const N: usize>(
+        self: &Arc<Self>,
+        found: &mut [Option<Found<Arc<Facts>>>; N],
+        subjects: [Option<&Subject>; N],
+        now: Instant,
+        deadline: Instant,
+    ) {
         let places = found.iter_mut().zip(subjects);
         let missed: Vec<_> = places
             .filter(|(found, _)| found.is_none())
@@ -76,7 +89,6 @@ impl FactsCache {
                 None => self.stale(subject).map_or(Found::Unknown, Found::Stale),
             });
         }
-        found
     }
 
     /// Tells that a change of the subject was committed. Whoever asks from now on gets facts that were read since.

@@ -82,7 +82,7 @@ impl<T: Send + Sync + 'static> SnapshotCache<T> {
         if self.ground.breaker.allows(now) {
             // A task of its own: whoever hangs up must not cancel what others wait for.
             let load = tokio::spawn(Arc::clone(self).load(self.attempts.load(Ordering::SeqCst), now));
-            if let Ok(Ok(Ok(value))) = tokio::time::timeout_at(deadline.into(), load).await {
+            if let Ok(Ok(Ok(value))) = Box::pin(tokio::time::timeout_at(deadline.into(), load)).await {
                 return Found::Fresh(value);
             }
         }
