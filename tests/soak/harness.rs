@@ -391,6 +391,12 @@ impl Apart {
     }
 }
 
+/// Keeps a processor busy with nothing for a while.
+pub fn burn(processor: &str, time: Duration) -> std::io::Result<Child> {
+    let loops = ["-c", processor, "timeout", &time.as_secs().to_string(), "sh", "-c", "while :; do :; done"];
+    Command::new("taskset").args(loops).stdin(Stdio::null()).spawn()
+}
+
 impl Drop for Apart {
     fn drop(&mut self) {
         for (process, processors) in &self.0 {

@@ -55,6 +55,13 @@ pub async fn million(ground: Arc<Ground>) -> anyhow::Result<Report> {
     tokio::time::sleep(ground.pick(ALONE, ALONE / 4)).await;
     let alone = load.end().await?;
 
+    let load = hooks();
+    let busy = ground.pick(ALONE, ALONE / 4);
+    let burnt = apart.is_ok().then(|| harness::burn("0", busy));
+    tokio::time::sleep(busy).await;
+    let beside_a_loop = load.end().await?;
+    drop(burnt);
+
     let (before_kb, _) = tollgate.resident()?;
     let load = hooks();
     let start = Instant::now();
@@ -86,9 +93,10 @@ pub async fn million(ground: Arc<Ground>) -> anyhow::Result<Report> {
     let p99 = |seen: &[Seen]| times(seen).percentile(990);
     let ratio = p99(&beside).as_secs_f64() / p99(&alone).as_secs_f64().max(1e-6);
     report.figure(format!("hooks alone: {}", times(&alone).told()));
+    report.figure(format!("hooks beside an empty loop on the database's processor: {}", times(&beside_a_loop).told()));
     report.figure(format!("hooks beside it: {}, p99 ratio {ratio:.2}", times(&beside).told()));
     report.figure(format!("hooks beside COPY: {}", times(&beside_copy).told()));
-    let parts = [&alone, &beside, &beside_copy];
+    let parts = [&alone, &beside_a_loop, &beside, &beside_copy];
     let not_ok: usize = parts.iter().map(|seen| count_not_ok(seen)).sum();
     if not_ok > 0 {
         let first: String = parts.iter().map(|seen| first_not_ok(seen)).collect();
