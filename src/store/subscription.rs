@@ -199,7 +199,10 @@ async fn rows_by_keys<C: ConnectionTrait>(connection: &C, keys: &[&ExternalKey])
     let wanted = serde_json::to_string(&keys).map_err(|_| Error::corrupt("external_id"))?;
     let backend = connection.get_database_backend();
     let sql = if backend == DbBackend::Postgres { POSTGRES_BY_KEYS } else { SQLITE_BY_KEYS };
-    Ok(Entity::find().from_raw_sql(Statement::from_sql_and_values(backend, sql, [wanted.into()])).all(connection).await?)
+    Ok(Entity::find()
+        .from_raw_sql(Statement::from_sql_and_values(backend, sql, [wanted.into()]))
+        .all(connection)
+        .await?)
 }
 
 /// The subscriptions of these ids, deleted ones too.
