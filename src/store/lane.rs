@@ -29,13 +29,6 @@ const IDLE_LIMIT: Duration = Duration::from_mins(4);
 pub const SESSION: &str =
     "SET statement_timeout = '5s'; SET lock_timeout = '3s'; SET idle_in_transaction_session_timeout = '10s'";
 
-/// What is set besides on the connections that hooks wait for. Their statements are planned once a connection: planned
-/// anew at every check, as the server would have it, the hook's takes three times as much of its processor. So the plan
-/// must be the right one however the tables grow afterwards: by their indexes, subject by subject, whatever the planner
-/// knows of the tables while they are small.
-pub const PLANNING: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; \
-    SET enable_hashjoin = off; SET enable_mergejoin = off";
-
 /// A connection of its own.
 #[derive(Debug)]
 pub enum Connection {
@@ -87,7 +80,6 @@ impl Opening {
             Self::Postgres(options) => {
                 let mut connection = options.connect().await?;
                 connection.execute(SESSION).await?;
-                connection.execute(PLANNING).await?;
                 Connection::Postgres(connection)
             }
             Self::Sqlite(options) => Connection::Sqlite(Box::new(options.connect().await?)),
