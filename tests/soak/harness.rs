@@ -391,10 +391,13 @@ impl Apart {
     }
 }
 
-/// Keeps a processor busy with nothing for a while.
-pub fn burn(processor: &str, time: Duration) -> std::io::Result<Child> {
+/// Keeps a processor busy with nothing, and waits for the end of that.
+pub fn burn(processor: &str, time: Duration) -> anyhow::Result<()> {
     let loops = ["-c", processor, "timeout", &time.as_secs().to_string(), "sh", "-c", "while :; do :; done"];
-    Command::new("taskset").args(loops).stdin(Stdio::null()).spawn()
+    let status = Command::new("taskset").args(loops).stdin(Stdio::null()).status().context("taskset")?;
+    // What `timeout` answers when it had to end it.
+    anyhow::ensure!(status.code() == Some(124), "the loop ended by itself: {status}");
+    Ok(())
 }
 
 impl Drop for Apart {
