@@ -80,7 +80,7 @@ pub async fn export(command: ExportCommand, database: Database) -> anyhow::Resul
     let ExportCommand { format, source } = command;
     let filter = Filter { source, ..Filter::default() };
     let service = super::service(database, Policy::default()).await?;
-    let done = write(export_pages(Arc::clone(&service), filter, format)).await;
+    let done = write(export_pages(&service, filter, format)).await;
     super::close(&service).await;
     done
 }

@@ -19,11 +19,7 @@ use poem_openapi::{
     registry::{MetaMediaType, MetaRequest, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry},
 };
 use serde::Serialize;
-use tokio::{
-    runtime::Handle,
-    sync::mpsc,
-    task::{JoinHandle, spawn_blocking},
-};
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{
     App, Tag,
@@ -32,12 +28,12 @@ use super::{
     problem::{self, Document, Problem, Refusal, undescribed},
     router::discard,
     subscription::BooleanText,
-    transfer::{CHUNK_LINES, Chunk, Encoder, Format, ReadError, read},
+    transfer::{Chunk, Encoder, Format, ReadError, read},
     wire::{SourceText, text},
 };
 use crate::{
     service::{
-        Service,
+        Apart, Service,
         bulk::{Import, Item},
         subscription::{Outcome, Shown},
     },
@@ -51,6 +47,9 @@ const _: () = assert!(MAX_PROBLEMS == 1_000, "the contract names the limit");
 const PART_TIMEOUT: Duration = Duration::from_secs(30);
 /// Parts of a file that wait to be read: they bound the memory.
 const WAITING: usize = 2;
+
+/// Lines of an export that are read at once.
+const PAGE_LINES: usize = 1_000;
 
 /// The operations of files.
 #[derive(Debug, Clone, Copy)]
@@ -264,7 +263,7 @@ impl BulkApi {
         let source = source.map_err(|error| Problem::invalid_request(vec![error]))?;
         let filter = Filter { source, ..Filter::default() };
         let permit = app.service.begin_export()?;
-        let mut pages = Box::pin(export_pages(Arc::clone(&app.service), filter, format));
+        let mut pages = Box::pin(export_pages(&app.service, filter, format));
         // The first one is waited for, so that an outage is an answer of its own.
         let first = pages.next().await.transpose()?;
         let rest = pages.map(move |page| {
@@ -309,8 +308,8 @@ pub type LineOutcome = (i64, Result<Outcome, Problem>);
 /// Imports a file chunk by chunk, and tells of each what became of its lines and how many bytes of the file were read,
 /// until it ends or the one who is told says so. Dropping it ends the import after the chunk that is under way.
 ///
-/// All of it is done on one thread, apart from those that answer hooks: while the database writes a chunk the next is not
-/// read, so that an import never keeps more than one processor from them.
+/// All of it is done on one thread apart: while the database writes a chunk the next is not read, so that an import never
+/// takes more than one processor.
 ///
 /// # Errors
 ///
@@ -322,17 +321,16 @@ pub async fn import_file(
     file: impl Read + Send + 'static,
     mut tell: impl FnMut(Vec<LineOutcome>, u64) -> bool + Send + 'static,
 ) -> Result<(), Problem> {
-    let (service, runtime) = (Arc::clone(service), Handle::current());
     let waiting = Arc::new(());
-    let waits = Arc::downgrade(&waiting);
-    let importing = spawn_blocking(move || {
+    let (importer, waits) = (Arc::clone(service), Arc::downgrade(&waiting));
+    let imported = service.begin_apart("import", move |apart| {
         let mut broken_off = Ok(());
         let take = |chunk: Chunk| {
             if waits.strong_count() == 0 {
                 return false;
             }
             let bytes_read = chunk.bytes_read;
-            match runtime.block_on(import_chunk(&service, &import, chunk)) {
+            match apart.block_on(import_chunk(&importer, &import, apart, chunk)) {
                 Ok(outcomes) => tell(outcomes, bytes_read),
                 Err(problem) => {
                     broken_off = Err(problem);
@@ -340,15 +338,25 @@ pub async fn import_file(
                 }
             }
         };
-        let read = read(format, file, service.claims_prefix(), take).map_err(|error| of_read(&error));
+        let read = read(format, file, importer.claims_prefix(), take).map_err(|error| of_read(&error));
         broken_off.and(read)
     });
-    let imported = importing.await;
+    let imported = imported.map_err(|error| no_thread(&error))?.await;
     drop(waiting);
     imported.unwrap_or_else(|_| Err(Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR)))
 }
 
-async fn import_chunk(service: &Arc<Service>, import: &Import, chunk: Chunk) -> Result<Vec<LineOutcome>, Problem> {
+fn no_thread(error: &io::Error) -> Problem {
+    tracing::error!(%error, "there is no thread for an import or an export");
+    Problem::overloaded()
+}
+
+async fn import_chunk(
+    service: &Arc<Service>,
+    import: &Import,
+    apart: &Apart,
+    chunk: Chunk,
+) -> Result<Vec<LineOutcome>, Problem> {
     let (mut outcomes, mut places, mut items) = (Vec::with_capacity(chunk.lines.len()), Vec::new(), Vec::<Item>::new());
     for line in chunk.lines {
         match line.item {
@@ -360,7 +368,7 @@ async fn import_chunk(service: &Arc<Service>, import: &Import, chunk: Chunk) -> 
             Err(problem) => outcomes.push((line.number, Err(problem))),
         }
     }
-    let results = service.import(import, items).await?;
+    let results = service.import(import, apart, items).await?;
     for (place, result) in places.into_iter().zip(results) {
         outcomes[place].1 = result.map_err(Problem::from);
     }
@@ -407,28 +415,41 @@ impl ImportReport {
     }
 }
 
-/// The subscriptions that pass a filter, in parts of a file, page by page.
+/// The subscriptions that pass a filter, in parts of a file, page by page. They are read apart, one page ahead, for as
+/// long as somebody takes them.
 pub fn export_pages(
-    service: Arc<Service>,
+    service: &Arc<Service>,
     filter: Filter,
     format: Format,
-) -> impl Stream<Item = Result<Bytes, Problem>> + Send {
-    let start = (Some(None), Encoder::new(format));
-    futures_util::stream::try_unfold((start, service, filter), async |((after, mut encoder), service, filter)| {
-        let Some(after): Option<Option<After>> = after else { return Ok(None) };
-        let runtime = Handle::current();
-        // On a thread apart from those that answer hooks, which would wait for what it computes.
-        let making = spawn_blocking(move || {
-            let now = service.now();
-            let page = runtime.block_on(service.subscriptions(&filter, now, after, CHUNK_LINES as u64))?;
-            let is_last = page.len() < CHUNK_LINES;
-            let next = page.last().map(|last| After { id: last.id, updated_at: last.updated_at });
-            let shown = page.into_iter().map(|subscription| Shown { subscription, now }.into()).collect();
-            let bytes = Bytes::from(encoder.encode(shown));
-            let after = if is_last { None } else { Some(next) };
-            Ok((bytes, ((after, encoder), service, filter)))
-        });
-        let made = making.await;
-        made.unwrap_or_else(|_| Err(Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR))).map(Some)
+) -> impl Stream<Item = Result<Bytes, Problem>> + Send + use<> {
+    let (sender, pages) = mpsc::channel(1);
+    let reader = Arc::clone(service);
+    let begun = service.begin_apart("export", move |apart| {
+        let (mut encoder, mut after, mut is_last) = (Encoder::new(format), None, false);
+        while !is_last {
+            let now = reader.now();
+            let page = reader.subscriptions_apart(apart, &filter, now, after, PAGE_LINES as u64);
+            let part = apart.block_on(page).map_err(Problem::from).map(|page| {
+                is_last = page.len() < PAGE_LINES;
+                after = page.last().map(|last| After { id: last.id, updated_at: last.updated_at });
+                let shown = page.into_iter().map(|subscription| Shown { subscription, now }.into()).collect();
+                (Bytes::from(encoder.encode(shown)), is_last)
+            });
+            is_last |= part.is_err();
+            if sender.blocking_send(part).is_err() {
+                // Nobody takes it any more.
+                break;
+            }
+        }
+    });
+    let start = begun.map(|_| pages).map_err(|error| no_thread(&error));
+    futures_util::stream::try_unfold(Some(start), async |state| {
+        let Some(start) = state else { return Ok(None) };
+        let mut pages = start?;
+        // What ends without its last page is not whole.
+        let next: Option<Result<_, Problem>> = pages.recv().await;
+        let next = next.unwrap_or_else(|| Err(Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR)));
+        let (bytes, is_last) = next?;
+        Ok(Some((bytes, (!is_last).then_some(Ok(pages)))))
     })
 }

@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use super::{
-    BULK_TIMEOUT, Error, Expected, Origin, Result, Service, Touched,
+    Apart, BULK_TIMEOUT, Error, Expected, Origin, Result, Service, Touched,
     subscription::{Batch, Outcome, Target, Write, apply_each, hold},
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
         subscription::{Put, Subscription, SubscriptionState},
     },
     store::{
-        self,
+        self, Database,
         bulk::{self, Recording, Rows},
     },
 };
@@ -70,23 +70,28 @@ impl Service {
 
     /// Imports a chunk, in a few transactions, and tells what became of each item. A dry run takes all of it back.
     ///
-    /// It computes for milliseconds on end, and must not be dropped half-way: it is for a thread of its own, where it is
-    /// done to its end and no hook waits for it.
+    /// It computes for milliseconds on end, and must not be dropped half-way: it is done apart.
     ///
     /// # Errors
     ///
     /// [`Error::Store`] when the database cannot go on: nothing, or a part of the chunk, was imported. Importing it
     /// again is safe, for what is there already is recognised.
-    pub async fn import(self: &Arc<Self>, import: &Import, items: Vec<Item>) -> Result<Vec<Result<Outcome>>> {
+    pub async fn import(
+        self: &Arc<Self>,
+        import: &Import,
+        apart: &Apart,
+        items: Vec<Item>,
+    ) -> Result<Vec<Result<Outcome>>> {
         let Import { origin, is_dry_run, _permit: _ } = import;
+        let database = &apart.database;
         let importing = async {
             let mut outcomes: Vec<Option<Result<Outcome>>> = Vec::new();
             outcomes.resize_with(items.len(), || None);
-            let (new, mut rest) = self.sort(items, &mut outcomes).await?;
-            rest.extend(self.import_new(origin, *is_dry_run, new, &mut outcomes).await?);
+            let (new, mut rest) = self.sort(database, items, &mut outcomes).await?;
+            rest.extend(self.import_new(database, origin, *is_dry_run, new, &mut outcomes).await?);
             // What comes twice comes in its order.
             rest.sort_by_key(|(place, _)| *place);
-            self.import_rest(origin, *is_dry_run, rest, &mut outcomes).await?;
+            self.import_rest(database, origin, *is_dry_run, rest, &mut outcomes).await?;
             Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or(Ok(Outcome::Unchanged))).collect())
         };
         tokio::time::timeout(BULK_TIMEOUT, importing).await.unwrap_or(Err(Error::TimedOut))
@@ -94,9 +99,14 @@ impl Service {
 
     /// Parts what is new from what may be a change of what is there. What says nothing new is done with here, without
     /// a lock: a file that is imported again is read as fast as it was imported.
-    async fn sort(&self, items: Vec<Item>, outcomes: &mut [Option<Result<Outcome>>]) -> Result<(Placed, Placed)> {
+    async fn sort(
+        &self,
+        database: &Database,
+        items: Vec<Item>,
+        outcomes: &mut [Option<Result<Outcome>>],
+    ) -> Result<(Placed, Placed)> {
         let now = self.clock.now();
-        let known = self.known(&items).await?;
+        let known = known(database, &items).await?;
         let (mut seen, mut new, mut rest) = (HashSet::new(), Vec::new(), Vec::new());
         for (place, item) in items.into_iter().enumerate() {
             let missing = known.missing(&item);
@@ -124,36 +134,11 @@ impl Service {
         Ok((new, rest))
     }
 
-    /// What the database knows of a chunk.
-    async fn known(&self, items: &[Item]) -> Result<Known> {
-        let (mut keys, mut ids) = (Vec::new(), Vec::new());
-        for item in items {
-            match &item.target {
-                Target::External(External { key, .. }) => keys.push(key),
-                Target::Id { id, .. } => ids.push(*id),
-            }
-        }
-        let scopes: HashSet<&Scope> = items.iter().flat_map(|item| item.state.scopes.as_slice()).collect();
-        let scopes: Vec<Scope> = scopes.into_iter().cloned().collect();
-        let reading = self.database.begin_reading().await?;
-        let missing = store::catalogue::missing(&reading, &scopes).await?;
-        let by_key = store::subscription::find_by_keys(&reading, &keys).await?;
-        let by_id = store::subscription::find_by_ids(&reading, &ids).await?;
-        let of_key = |subscription: Subscription| {
-            let key = subscription.external.as_ref().map(|external| external.key.clone());
-            ((key, None), subscription)
-        };
-        let of_id = |subscription: Subscription| ((None, Some(subscription.id)), subscription);
-        Ok(Known {
-            subscriptions: by_key.into_iter().map(of_key).chain(by_id.into_iter().map(of_id)).collect(),
-            missing: missing.into_iter().collect(),
-        })
-    }
-
     /// Records what is new of a chunk, all at once. Gives back what is to be recorded one by one: all of it where the
     /// database knows some of it by now, and on SQLite.
     async fn import_new(
         self: &Arc<Self>,
+        database: &Database,
         origin: &Origin,
         is_dry_run: bool,
         new: Placed,
@@ -162,7 +147,7 @@ impl Service {
         if new.is_empty() {
             return Ok(new);
         }
-        let Some(mut transaction) = bulk::begin(&self.database).await? else { return Ok(new) };
+        let Some(mut transaction) = bulk::begin(database).await? else { return Ok(new) };
         let now = self.clock.now();
         let (mut subscriptions, mut placed) = (Vec::with_capacity(new.len()), Vec::with_capacity(new.len()));
         for (place, item) in new {
@@ -204,6 +189,7 @@ impl Service {
     /// Records the rest of a chunk, one by one.
     async fn import_rest(
         self: &Arc<Self>,
+        database: &Database,
         origin: &Origin,
         is_dry_run: bool,
         mut rest: Placed,
@@ -217,7 +203,7 @@ impl Service {
             let write = |Item { target, state }: Item| Write::Put { target, state, expected: Expected::Any };
             let writes: Vec<Write> = items.into_iter().map(write).collect();
             let now = self.clock.now();
-            let transaction = self.database.begin().await?;
+            let transaction = database.begin().await?;
             hold(&transaction, &writes).await?;
             let Batch { results, seqs, touched } = apply_each(&transaction, origin, now, writes).await?;
             if is_dry_run {
@@ -231,6 +217,32 @@ impl Service {
         }
         Ok(())
     }
+}
+
+/// What the database knows of a chunk.
+async fn known(database: &Database, items: &[Item]) -> Result<Known> {
+    let (mut keys, mut ids) = (Vec::new(), Vec::new());
+    for item in items {
+        match &item.target {
+            Target::External(External { key, .. }) => keys.push(key),
+            Target::Id { id, .. } => ids.push(*id),
+        }
+    }
+    let scopes: HashSet<&Scope> = items.iter().flat_map(|item| item.state.scopes.as_slice()).collect();
+    let scopes: Vec<Scope> = scopes.into_iter().cloned().collect();
+    let reading = database.begin_reading().await?;
+    let missing = store::catalogue::missing(&reading, &scopes).await?;
+    let by_key = store::subscription::find_by_keys(&reading, &keys).await?;
+    let by_id = store::subscription::find_by_ids(&reading, &ids).await?;
+    let of_key = |subscription: Subscription| {
+        let key = subscription.external.as_ref().map(|external| external.key.clone());
+        ((key, None), subscription)
+    };
+    let of_id = |subscription: Subscription| ((None, Some(subscription.id)), subscription);
+    Ok(Known {
+        subscriptions: by_key.into_iter().map(of_key).chain(by_id.into_iter().map(of_id)).collect(),
+        missing: missing.into_iter().collect(),
+    })
 }
 
 /// What the database knows of a chunk.

@@ -10,14 +10,11 @@
 
 use std::{
     collections::HashSet,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{
     ConnectionTrait as _,
     sqlx::{
@@ -25,7 +22,10 @@ use sea_orm::{
         postgres::{PgListener, PgPoolOptions},
     },
 };
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinSet,
+};
 use uuid::Uuid;
 
 use super::{
@@ -34,7 +34,7 @@ use super::{
 };
 use crate::store::{
     self,
-    change::{Horizon, Look, News, Stale},
+    change::{Changes, Horizon, Look, News, Stale},
     lane::Connection,
 };
 
@@ -66,6 +66,45 @@ struct Reader {
     horizon: Horizon,
 }
 
+/// What those who write tell of their changes.
+#[derive(Debug)]
+enum Told {
+    /// They are about to be committed, and the cache will be told of them.
+    Making(Vec<i64>),
+    /// Nobody knows whether they were.
+    Unsure(Vec<i64>),
+}
+
+/// Changes made here that the feed has not shown yet: the cache is told of them by those who make them. They send word of
+/// them, and share no lock: one of them may be a thread that the system lets run last.
+#[derive(Debug)]
+struct Own {
+    told: mpsc::UnboundedReceiver<Told>,
+    seqs: HashSet<i64>,
+}
+
+impl Own {
+    /// Hears what was told up to now.
+    fn hear(&mut self) {
+        while let Ok(told) = self.told.try_recv() {
+            match told {
+                Told::Making(seqs) => self.seqs.extend(seqs),
+                Told::Unsure(seqs) => {
+                    for seq in seqs {
+                        self.seqs.remove(&seq);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Forgets all that was told up to now: what is shown of it is news again.
+    fn forget(&mut self) {
+        self.hear();
+        self.seqs.clear();
+    }
+}
+
 /// The feed of one service.
 #[derive(Debug)]
 pub struct Feed {
@@ -80,9 +119,8 @@ pub struct Feed {
     wake: Notify,
     /// Something was committed here that others should be told of.
     tell: Notify,
-    /// Changes made here that the feed has not shown yet: the cache is told of them by those who make them.
-    own: Mutex<HashSet<i64>>,
-    is_watched: AtomicBool,
+    /// Takes what is told of changes made here; there when somebody watches.
+    told: OnceLock<mpsc::UnboundedSender<Told>>,
 }
 
 impl Feed {
@@ -104,30 +142,27 @@ impl Feed {
             replica,
             wake: Notify::new(),
             tell: Notify::new(),
-            own: Mutex::default(),
-            is_watched: AtomicBool::new(false),
+            told: OnceLock::new(),
         })
     }
 
     /// Tells that changes are about to be committed by somebody who tells the cache of them, so that it need not
     /// be told again when the feed shows them.
     pub fn making(&self, seqs: &[i64]) {
-        // Who does not watch is shown nothing, so nothing would take them out again.
-        if self.ground.database.postgres().is_some() && self.is_watched.load(Ordering::Relaxed) {
-            self.own().extend(seqs);
-        }
+        self.hear_of(|| Told::Making(seqs.to_vec()));
     }
 
     /// Tells that nobody knows whether changes were committed: when the feed shows them, they are news.
     pub fn unsure_of(&self, seqs: &[i64]) {
-        let mut own = self.own();
-        for seq in seqs {
-            own.remove(seq);
-        }
+        self.hear_of(|| Told::Unsure(seqs.to_vec()));
     }
 
-    fn own(&self) -> MutexGuard<'_, HashSet<i64>> {
-        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    fn hear_of(&self, told: impl FnOnce() -> Told) {
+        // Who does not watch is shown nothing, so nothing would take it out again.
+        if let Some(sender) = self.told.get() {
+            // Nobody hears it when the watching is over.
+            let _ = sender.send(told());
+        }
     }
 
     /// Looks at the feed as soon as may be.
@@ -147,12 +182,15 @@ impl Feed {
     /// [`store::Error::Unavailable`] when the database cannot be asked where to begin.
     pub async fn watch(self: &Arc<Self>, settings: FeedSettings) -> store::Result<JoinSet<()>> {
         let mut tasks = JoinSet::new();
-        self.is_watched.store(true, Ordering::Relaxed);
         if self.ground.database.postgres().is_some() {
+            let (sender, told) = mpsc::unbounded_channel();
+            // Of what is told to somebody else everything is news to this one.
+            let _ = self.told.set(sender);
+            let mut own = Own { told, seqs: HashSet::new() };
             let asked_at = Instant::now();
-            let reader = self.start().await?;
+            let reader = self.start(&mut own).await?;
             self.ground.trust.heard(asked_at);
-            tasks.spawn(Arc::clone(self).poll_postgres(reader));
+            tasks.spawn(Arc::clone(self).poll_postgres(reader, own));
             if settings.wake_up {
                 tasks.spawn(Arc::clone(self).tell_others());
                 tasks.spawn(Arc::clone(self).listen());
@@ -167,26 +205,26 @@ impl Feed {
     }
 
     /// Begins to read the feed on a connection of its own. What was committed before is not news to it.
-    async fn start(&self) -> store::Result<Reader> {
+    async fn start(&self, own: &mut Own) -> store::Result<Reader> {
         let Connection::Postgres(mut connection) = self.ground.database.feed().open(POLL_TIMEOUT).await? else {
             return Err(store::Error::unavailable("SQLite has no feed"));
         };
         let started = tokio::time::timeout(POLL_TIMEOUT, store::change::start(&mut connection)).await;
         let horizon = started.unwrap_or_else(|_| Err(store::Error::unavailable("no answer came in time")))?;
         // What was committed before the horizon will not be shown; what will be is at worst told twice.
-        self.own().clear();
+        own.forget();
         Ok(Reader { connection, horizon })
     }
 
-    async fn poll_postgres(self: Arc<Self>, reader: Reader) {
+    async fn poll_postgres(self: Arc<Self>, reader: Reader, mut own: Own) {
         let mut reader = Some(reader);
         loop {
             // Whether it was woken or not, it looks.
             let _ = tokio::time::timeout(POLL_INTERVAL, self.wake.notified()).await;
             let asked_at = Instant::now();
             let looked = match &mut reader {
-                Some(reader) => self.look(reader).await,
-                None => self.start().await.map(|started| {
+                Some(reader) => self.look(reader, &mut own).await,
+                None => self.start(&mut own).await.map(|started| {
                     tracing::warn!("the change feed is back: all that is cached will be asked again");
                     // After the new horizon was taken, and before anything is trusted again.
                     self.doubt();
@@ -207,12 +245,16 @@ impl Feed {
         }
     }
 
-    async fn look(&self, reader: &mut Reader) -> store::Result<()> {
+    async fn look(&self, reader: &mut Reader, own: &mut Own) -> store::Result<()> {
         let asked_at = Instant::now();
-        let look = store::change::look(&mut reader.connection, &reader.horizon);
+        own.hear();
+        let seqs: Vec<i64> = own.seqs.iter().copied().collect();
+        let look = store::change::look(&mut reader.connection, &reader.horizon, &seqs);
         let looked = tokio::time::timeout(POLL_TIMEOUT, look).await;
         let look = looked.unwrap_or_else(|_| Err(store::Error::unavailable("no answer came in time")))?;
-        reader.horizon = self.apply(look, asked_at);
+        // What was committed meanwhile may show.
+        own.hear();
+        reader.horizon = self.apply(look, asked_at, own);
         Ok(())
     }
 
@@ -239,22 +281,35 @@ impl Feed {
     }
 
     /// Makes what the changes touched be read again, and gives back up to where the feed is known now.
-    fn apply(&self, look: Look, asked_at: Instant) -> Horizon {
-        let Look { horizon, news, database_now } = look;
+    fn apply(&self, look: Look, asked_at: Instant, made: &mut Own) -> Horizon {
+        let Look { horizon, changes, database_now } = look;
         let now = self.clock.now();
         // The database read its clock between the asking and now; half of that time is the best guess at when.
         let since = TimeDelta::from_std(asked_at.elapsed() / 2).unwrap_or_default();
         self.ground.metrics.observe_skew(database_now - (now - since));
-        let Some(news) = news else {
+        let Some(Changes { own, news }) = changes else {
             // Among them are our own, which it would not show again.
-            self.own().clear();
+            made.forget();
             self.all_changed();
             self.reload_catalogue();
             return horizon;
         };
+        let visible =
+            |at: DateTime<Utc>| self.ground.metrics.observe_visibility((now - at).to_std().unwrap_or_default());
+        let mut is_unsure = false;
+        for (seq, at) in own {
+            visible(at);
+            is_unsure |= !made.seqs.remove(&seq);
+        }
+        if is_unsure {
+            // Since the asking it was found that nobody knows whether it was committed, and so it is news; of what, was
+            // not asked.
+            self.all_changed();
+            self.reload_catalogue();
+        }
         for News { seq, stale, at } in news {
-            self.ground.metrics.observe_visibility((now - at).to_std().unwrap_or_default());
-            if self.own().remove(&seq) {
+            visible(at);
+            if made.seqs.remove(&seq) {
                 continue;
             }
             match stale {

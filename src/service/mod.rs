@@ -23,6 +23,7 @@ use crate::{
     store::{self, Database},
 };
 
+mod apart;
 pub mod bulk;
 pub mod cache;
 pub mod catalogue;
@@ -39,6 +40,7 @@ pub mod metrics;
 pub mod subscription;
 pub mod token;
 
+pub use apart::Apart;
 use cache::{
     Ages, Breaker, CatalogueCache, FactsCache, Found, Ground, TRUST_FOR, TokenCache, Trust, catalogue_cache,
     token_cache,

@@ -7,7 +7,7 @@ use sea_orm::{DatabaseTransaction, TransactionTrait as _};
 use uuid::Uuid;
 
 use super::{
-    Error, Expected, Origin, Result, Service, Touched, all_to_their_end,
+    Apart, Error, Expected, Origin, Result, Service, Touched, all_to_their_end,
     idempotency::{Begun, Kept, undo},
     in_time, new_id, to_its_end,
 };
@@ -20,7 +20,7 @@ use crate::{
         subscription::{Put, Subscription, SubscriptionPatch, SubscriptionState},
     },
     store::{
-        self,
+        self, Database,
         change::{Change, Noun},
         image,
         subscription::{After, Filter},
@@ -309,12 +309,38 @@ impl Service {
         after: Option<After>,
         limit: u64,
     ) -> Result<Vec<Subscription>> {
-        let list = async {
-            let reading = self.database.begin_reading().await?;
-            store::subscription::list(&reading, filter, now, after, limit).await
-        };
-        in_time(list).await
+        list(&self.database, filter, now, after, limit).await
     }
+
+    /// The same, apart.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Store`] when the database cannot be asked.
+    pub async fn subscriptions_apart(
+        &self,
+        apart: &Apart,
+        filter: &Filter,
+        now: DateTime<Utc>,
+        after: Option<After>,
+        limit: u64,
+    ) -> Result<Vec<Subscription>> {
+        list(&apart.database, filter, now, after, limit).await
+    }
+}
+
+async fn list(
+    database: &Database,
+    filter: &Filter,
+    now: DateTime<Utc>,
+    after: Option<After>,
+    limit: u64,
+) -> Result<Vec<Subscription>> {
+    let list = async {
+        let reading = database.begin_reading().await?;
+        store::subscription::list(&reading, filter, now, after, limit).await
+    };
+    in_time(list).await
 }
 
 /// What became of the writes of a batch, within its transaction.

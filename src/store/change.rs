@@ -35,13 +35,15 @@ const MAX_NEWS: i64 = 10_000;
 // each once, in whatever order they were committed, and none waits for another transaction to end. The comparison
 // with the oldest transaction that the last snapshot did not know the end of is there for the index, and so is the order:
 // without it the planner, which does not know how recent that is, may read the whole history at every look. They come
-// column by column, in one row: row by row, the thousand changes of an import would keep a processor from the hooks for
-// milliseconds.
+// column by column, in one row, and of those that the reader knows no more than that they show: row by row, the changes of
+// an import would keep a processor from the hooks for milliseconds.
 const NEWS: &str = "
-SELECT pg_current_snapshot()::text, clock_timestamp(), array_agg(seq), array_agg(noun), array_agg(subject_type),
-    array_agg(subject_id), array_agg(at)
+SELECT pg_current_snapshot()::text, clock_timestamp(), array_agg(seq) FILTER (WHERE is_own),
+    array_agg(at) FILTER (WHERE is_own), array_agg(seq) FILTER (WHERE NOT is_own),
+    array_agg(at) FILTER (WHERE NOT is_own), array_agg(noun) FILTER (WHERE NOT is_own),
+    array_agg(subject_type) FILTER (WHERE NOT is_own), array_agg(subject_id) FILTER (WHERE NOT is_own)
 FROM (
-    SELECT seq, noun, subject_type, subject_id, at FROM change
+    SELECT seq, noun, subject_type, subject_id, at, seq = ANY($3) AS is_own FROM change
     WHERE xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(xid, $1::text::pg_snapshot)
     ORDER BY xid, seq LIMIT $2
 ) AS change";
@@ -335,13 +337,22 @@ pub struct News {
     pub at: DateTime<Utc>,
 }
 
+/// The changes that a look at the feed showed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// The reader's own, by their places in the table, and when each was made.
+    pub own: Vec<(i64, DateTime<Utc>)>,
+    /// The others.
+    pub news: Vec<News>,
+}
+
 /// What a look at the feed showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Look {
     /// Up to where it was read.
     pub horizon: Horizon,
     /// The changes since the last look; none when there are too many to name.
-    pub news: Option<Vec<News>>,
+    pub changes: Option<Changes>,
     /// The present by the database's clock.
     pub database_now: DateTime<Utc>,
 }
@@ -357,27 +368,35 @@ pub async fn start(connection: &mut PgConnection) -> Result<Horizon> {
     if is_standby { Err(Error::unavailable("the database is a standby")) } else { Ok(Horizon(snapshot)) }
 }
 
-/// The changes since a horizon of the same connection.
+/// The changes since a horizon of the same connection. `own` are places of changes that the reader made itself.
 ///
 /// # Errors
 ///
 /// [`Error::Unavailable`] when the database cannot be asked.
-pub async fn look(connection: &mut PgConnection, since: &Horizon) -> Result<Look> {
-    let row = sqlx::query(NEWS).bind(&since.0).bind(MAX_NEWS + 1).fetch_one(connection).await?;
+pub async fn look(connection: &mut PgConnection, since: &Horizon, own: &[i64]) -> Result<Look> {
+    let row = sqlx::query(NEWS).bind(&since.0).bind(MAX_NEWS + 1).bind(own).fetch_one(connection).await?;
     let (horizon, database_now) = (Horizon(row.try_get(0)?), row.try_get(1)?);
-    // Without changes there are no columns of them.
-    let Some(seqs) = row.try_get::<Option<Vec<i64>>, _>(2)? else {
-        return Ok(Look { horizon, news: Some(Vec::new()), database_now });
+    let own_seqs = row.try_get::<Option<Vec<i64>>, _>(2)?.unwrap_or_default();
+    let seqs = row.try_get::<Option<Vec<i64>>, _>(4)?.unwrap_or_default();
+    let is_named = own_seqs.len() + seqs.len() <= usize::try_from(MAX_NEWS).unwrap_or(usize::MAX);
+    let read = || {
+        let mut changes = Changes::default();
+        // Without changes there are no columns of them.
+        if !own_seqs.is_empty() {
+            changes.own = own_seqs.into_iter().zip(row.try_get::<Vec<_>, _>(3)?).collect();
+        }
+        if seqs.is_empty() {
+            return Ok(Some(changes));
+        }
+        let (times, nouns): (Vec<DateTime<Utc>>, Vec<String>) = (row.try_get(5)?, row.try_get(6)?);
+        let (kinds, ids): (Vec<Option<String>>, Vec<Option<String>>) = (row.try_get(7)?, row.try_get(8)?);
+        let named = seqs.into_iter().zip(times).zip(nouns).zip(kinds.into_iter().zip(ids));
+        let news = named.map(|(((seq, at), noun), (kind, id))| news(seq, &noun, kind, id, at)).collect();
+        // What is not understood, a newer version's changes perhaps, counts as a change of everything.
+        let news: Option<Vec<News>> = news;
+        Result::Ok(news.map(|news| Changes { news, ..changes }))
     };
-    let nouns: Vec<String> = row.try_get(3)?;
-    let (kinds, ids): (Vec<Option<String>>, Vec<Option<String>>) = (row.try_get(4)?, row.try_get(5)?);
-    let times: Vec<DateTime<Utc>> = row.try_get(6)?;
-    let is_named = seqs.len() <= usize::try_from(MAX_NEWS).unwrap_or(usize::MAX);
-    let subjects = kinds.into_iter().zip(ids);
-    let changes = seqs.into_iter().zip(nouns).zip(subjects).zip(times);
-    let named = || changes.map(|(((seq, noun), (kind, id)), at)| news(seq, &noun, kind, id, at)).collect();
-    // What is not understood, a newer version's changes perhaps, counts as a change of everything.
-    Ok(Look { horizon, news: if is_named { named() } else { None }, database_now })
+    Ok(Look { horizon, changes: if is_named { read()? } else { None }, database_now })
 }
 
 fn news(seq: i64, noun: &str, kind: Option<String>, id: Option<String>, at: DateTime<Utc>) -> Option<News> {

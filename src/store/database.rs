@@ -28,6 +28,8 @@ const HOOK_LANES: usize = 6;
 const VIEW_LANES: usize = 2;
 /// Connections of the management API on Postgres, and its readers on SQLite.
 const API_CONNECTIONS: u32 = 8;
+/// Connections of work apart: one is in use, and another one may be on its way back meanwhile.
+const APART_CONNECTIONS: u32 = 2;
 /// How long a query of the management API waits for a free connection before the database counts as unavailable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long SQLite waits for another process that writes to the same file.
@@ -141,20 +143,7 @@ impl Database {
             .map_err(|_| ConnectError::InvalidUrl)?
             .application_name("tollgate")
             .disable_statement_logging();
-        let api = PgPoolOptions::new()
-            .max_connections(API_CONNECTIONS)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .after_connect(|connection, _| Box::pin(async move { connection.execute(SESSION).await.map(|_| ()) }))
-            // The pool's own pings have no time limit, so a connection whose other end has vanished would hold its
-            // place in the pool for minutes: one that has does not pass these, which come first.
-            .test_before_acquire(false)
-            .before_acquire(|connection, meta| {
-                Box::pin(async move { if meta.idle_for > PING_AFTER_IDLE { ping(connection).await } else { Ok(true) } })
-            })
-            .after_release(|connection, _| Box::pin(ping(connection)))
-            .connect_with(options.clone())
-            .await
-            .map_err(open_error)?;
+        let api = postgres_pool(API_CONNECTIONS).connect_with(options.clone()).await.map_err(open_error)?;
         let api = SqlxPostgresConnector::from_sqlx_postgres_pool(api);
         let lanes = |size| Arc::new(Lanes::new(Opening::Postgres(Box::new(options.clone())), size));
         Ok(Self {
@@ -165,6 +154,21 @@ impl Database {
             writers: api,
             postgres: Some(Box::new(options)),
         })
+    }
+
+    /// The same database with connections of its own for the management API's reads and writes, opened when they are
+    /// needed: for a thread that may keep what it holds waiting, so that nobody else waits for it. They belong to the
+    /// runtime that this is called in. On SQLite they are the same, for there one connection writes.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        let Some(options) = &self.postgres else { return self.clone() };
+        let pool = postgres_pool(APART_CONNECTIONS).connect_lazy_with(options.as_ref().clone());
+        if self.writers.get_postgres_connection_pool().is_closed() {
+            // It is closed by the call. There is nothing to wait for, for nothing was opened.
+            drop(pool.close());
+        }
+        let own = SqlxPostgresConnector::from_sqlx_postgres_pool(pool);
+        Self { readers: own.clone(), writers: own, ..self.clone() }
     }
 
     /// Which database it is.
@@ -261,6 +265,14 @@ impl Database {
         pools
     }
 
+    /// Closes the connections of work apart, after what is under way on them.
+    pub async fn close_apart(&self) {
+        if self.postgres.is_some() {
+            // One that cannot say good-bye any more is gone already.
+            let _ = self.writers.close_by_ref().await;
+        }
+    }
+
     /// Closes all connections, after what is under way on them.
     pub async fn close(&self) {
         for lanes in [&self.hooks, &self.views, &self.feed] {
@@ -271,6 +283,20 @@ impl Database {
             let _ = pool.close_by_ref().await;
         }
     }
+}
+
+fn postgres_pool(size: u32) -> PgPoolOptions {
+    PgPoolOptions::new()
+        .max_connections(size)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_connect(|connection, _| Box::pin(async move { connection.execute(SESSION).await.map(|_| ()) }))
+        // The pool's own pings have no time limit, so a connection whose other end has vanished would hold its
+        // place in the pool for minutes: one that has does not pass these, which come first.
+        .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move { if meta.idle_for > PING_AFTER_IDLE { ping(connection).await } else { Ok(true) } })
+        })
+        .after_release(|connection, _| Box::pin(ping(connection)))
 }
 
 /// Commits a transaction.

@@ -355,13 +355,18 @@ pub fn output(program: &Path, arguments: &[&str]) -> anyhow::Result<String> {
     Ok(printed.into_owned())
 }
 
-/// The server of a database on a processor of its own, as if it had a machine of its own, and this process and what it
-/// starts on the others, until this is dropped.
+/// The server of a database on a processor of its own, as if it had a machine of its own, until this is dropped. This
+/// process shares it and goes before the server, as if those who ask were far away: what they see is not how long they
+/// wait for their own turn. What it started before keeps the other processors.
 #[derive(Debug)]
-pub struct Apart(Vec<(u32, String)>);
+pub struct Apart {
+    others: String,
+    before: Vec<(u32, String)>,
+}
 
 impl Apart {
-    /// Parts the server that a connection leads to from all others; none, with the reason, where that cannot be done.
+    /// Parts the server that a connection leads to from what this process starts next; none, with the reason, where
+    /// that cannot be done.
     pub async fn server(sql: &database::Sql) -> anyhow::Result<Self> {
         let backend = sql.number("SELECT pg_backend_pid()::bigint").await?;
         let status = fs::read_to_string(format!("/proc/{backend}/status")).context("no server on this machine")?;
@@ -369,26 +374,48 @@ impl Apart {
         let postmaster: u32 = postmaster.context("the server has no parent")?;
         let available = std::thread::available_parallelism()?.get();
         anyhow::ensure!(available > 1, "a single processor");
-        let mut apart = Self(Vec::new());
-        let others = format!("1-{}", available - 1);
-        for (process, processors) in [(postmaster, "0".to_owned()), (std::process::id(), others)] {
-            let before = Self::affinity(process)?;
-            Self::pin(process, &processors)?;
-            apart.0.push((process, before));
+        let mut apart = Self { others: format!("1-{}", available - 1), before: Vec::new() };
+        // With those that it has started already.
+        let children = fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"))?;
+        for process in children.split_whitespace().filter_map(|child| child.parse().ok()).chain([postmaster]) {
+            apart.pin(process, "0")?;
         }
+        apart.pin(std::process::id(), &apart.others.clone())?;
         Ok(apart)
     }
 
-    /// Where a process may run.
-    fn affinity(process: u32) -> anyhow::Result<String> {
-        let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-        let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-        Ok(list.context("no processors")?.trim().to_owned())
+    /// Parts this process from what it has started, too.
+    pub fn client(&mut self) -> anyhow::Result<()> {
+        self.pin(std::process::id(), "0")?;
+        rank(&["--fifo", "--reset-on-fork"], 1)
     }
 
-    fn pin(process: u32, processors: &str) -> anyhow::Result<String> {
-        output(Path::new("taskset"), &["-a", "-c", "-p", processors, &process.to_string()])
+    /// Runs a program to its end where neither the server nor this process runs, and gives back what it printed.
+    pub fn output(&self, program: &Path, arguments: &[&str]) -> anyhow::Result<String> {
+        let program = program.to_str().context("a path that is text")?;
+        output(Path::new("taskset"), &[&["-c", &self.others, program], arguments].concat())
     }
+
+    fn pin(&mut self, process: u32, processors: &str) -> anyhow::Result<()> {
+        let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+        let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        let list = list.context("no processors")?.trim().to_owned();
+        pin(process, processors)?;
+        if self.before.iter().all(|(pinned, _)| *pinned != process) {
+            self.before.push((process, list));
+        }
+        Ok(())
+    }
+}
+
+fn pin(process: u32, processors: &str) -> anyhow::Result<()> {
+    output(Path::new("taskset"), &["-a", "-c", "-p", processors, &process.to_string()]).map(|_| ())
+}
+
+/// Gives all threads of this process a rank before the system.
+fn rank(policy: &[&str], priority: u8) -> anyhow::Result<()> {
+    let (priority, process) = (priority.to_string(), std::process::id().to_string());
+    output(Path::new("chrt"), &[policy, &["--all-tasks", "--pid", &priority, &process]].concat()).map(|_| ())
 }
 
 /// Keeps a processor busy with nothing, and waits for the end of that.
@@ -402,9 +429,11 @@ pub fn burn(processor: &str, time: Duration) -> anyhow::Result<()> {
 
 impl Drop for Apart {
     fn drop(&mut self) {
-        for (process, processors) in &self.0 {
+        // A rank that was not given is not missed.
+        let _ = rank(&["--other"], 0);
+        for (process, processors) in &self.before {
             // One that has ended meanwhile runs nowhere.
-            let _ = Self::pin(*process, processors);
+            let _ = pin(*process, processors);
         }
     }
 }

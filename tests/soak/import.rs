@@ -36,9 +36,15 @@ pub async fn million(ground: Arc<Ground>) -> anyhow::Result<Report> {
     let folder = ground.folder("import")?;
     let url = ground.database().await?;
     // So that what hooks notice is Tollgate's doing: a server that is as busy as this one shares no processor with a
-    // service in production, and the two that a small machine has are both taken by any COPY.
-    let apart = harness::Apart::server(&Sql::connect(&url).await?).await;
+    // service in production, nor does who asks, and the two that a small machine has are both taken by any COPY.
+    let mut apart = harness::Apart::server(&Sql::connect(&url).await?).await;
     let (tollgate, _) = Launch::new(&folder, &url)?.start_ready().await?;
+    if let Ok(parted) = &mut apart
+        && let Err(error) = parted.client()
+    {
+        apart = Err(error);
+    }
+    let apart = Arc::new(apart);
     let (caller, sql) = (tollgate.caller(), Sql::connect(&url).await?);
     caller.register(SCOPE).await?;
     sql.seed("h-", ground.pick(10_000, 2_000)).await?;
@@ -76,11 +82,11 @@ pub async fn million(ground: Arc<Ground>) -> anyhow::Result<Report> {
     let again = upload(tollgate.launch.listen, &file).await?;
     let again_in = start.elapsed();
 
-    let (copied_in, beside_copy) = copy(&ground, &folder, &url, hooks).await?;
+    let (copied_in, beside_copy) = copy(&ground, &folder, &url, &apart, hooks).await?;
     let mut report = Report::default();
-    report.figure(match &apart {
-        Ok(_) => "database on a processor of its own".to_owned(),
-        Err(reason) => format!("database on the same processors ({reason:#})"),
+    report.figure(match &*apart {
+        Ok(_) => "the service on a processor of its own".to_owned(),
+        Err(reason) => format!("all on the same processors ({reason:#})"),
     });
     let (import_rate, copy_rate) = (rate(lines, imported_in), rate(lines, copied_in));
     report.figure(format!(
@@ -162,6 +168,7 @@ async fn copy(
     ground: &Ground,
     folder: &Path,
     from: &str,
+    apart: &Arc<anyhow::Result<harness::Apart>>,
     hooks: impl Fn() -> Load,
 ) -> anyhow::Result<(Duration, Vec<Seen>)> {
     let to = ground.database().await?;
@@ -170,9 +177,15 @@ async fn copy(
     drop(tollgate);
     let psql = ground.postgres_tools.join("psql");
     let run = async |url: &str, command: String| {
-        let (psql, url) = (psql.clone(), url.to_owned());
-        let arguments = move || harness::output(&psql, &["-X", "-q", "-v", "ON_ERROR_STOP=1", &url, "-c", &command]);
-        tokio::task::spawn_blocking(arguments).await?
+        let (psql, url, apart) = (psql.clone(), url.to_owned(), Arc::clone(apart));
+        let run = move || {
+            let arguments = ["-X", "-q", "-v", "ON_ERROR_STOP=1", &url, "-c", &command];
+            match &*apart {
+                Ok(apart) => apart.output(&psql, &arguments),
+                Err(_) => harness::output(&psql, &arguments),
+            }
+        };
+        tokio::task::spawn_blocking(run).await?
     };
     let own = format!("SELECT id FROM subscription WHERE source = '{SOURCE}'");
     let parts = [

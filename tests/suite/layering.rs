@@ -387,8 +387,8 @@ fn one_noun_has_one_file_name_in_every_layer() {
         (
             "src/service",
             &[
-                "breaker", "clock", "demo", "error", "feed", "metrics", "mod", "platform", "protocol", "snapshot",
-                "trust",
+                "apart", "breaker", "clock", "demo", "error", "feed", "metrics", "mod", "platform", "protocol",
+                "snapshot", "trust",
             ],
         ),
         (

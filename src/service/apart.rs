@@ -1,0 +1,73 @@
+//! Work that takes its time, apart from what answers hooks: imports and exports.
+//!
+//! It computes for as long as it goes on. On the threads that answer hooks, each piece of it would make them wait; on
+//! another thread of the same rank, the system would still let it run on for its time slice, some milliseconds, before
+//! a hook gets its turn on the same processor. So it has a thread that the system lets run only when no other one wants
+//! the processor (`SCHED_IDLE`, sched(7)), and all that others might wait for is its own, too: the runtime that its
+//! connections are served by, and the connections.
+
+use std::{io, sync::Arc, thread};
+
+use thread_priority::{
+    NormalThreadSchedulePolicy, ScheduleParams, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy,
+    thread_native_id,
+};
+use tokio::{
+    runtime::{self, Runtime},
+    sync::oneshot,
+};
+
+use super::Service;
+use crate::store::Database;
+
+/// A thread apart, with what it works with.
+#[derive(Debug)]
+pub struct Apart {
+    /// The database, by connections of its own.
+    pub database: Database,
+    runtime: Runtime,
+}
+
+impl Apart {
+    /// Waits for what may be waited for on this thread.
+    pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+}
+
+impl Service {
+    /// Begins work apart. What is given back is answered when it has ended; dropping it does not end it.
+    ///
+    /// # Errors
+    ///
+    /// What the system says when it has no thread for it.
+    pub fn begin_apart<T: Send + 'static>(
+        self: &Arc<Self>,
+        name: &'static str,
+        work: impl FnOnce(&Apart) -> T + Send + 'static,
+    ) -> io::Result<oneshot::Receiver<T>> {
+        let (runtime, service) = (runtime::Builder::new_current_thread().enable_all().build()?, Arc::clone(self));
+        let (sender, receiver) = oneshot::channel();
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
+            step_back();
+            let database = {
+                let _entered = runtime.enter();
+                service.database.apart()
+            };
+            let apart = Apart { database, runtime };
+            // Who waited for it may have gone.
+            let _ = sender.send(work(&apart));
+            apart.block_on(apart.database.close_apart());
+        })?;
+        Ok(receiver)
+    }
+}
+
+/// Lets this thread run when no other one wants the processor.
+fn step_back() {
+    let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+    let priority = ThreadPriority::from_posix(ScheduleParams { sched_priority: 0 });
+    if let Err(error) = set_thread_priority_and_policy(thread_native_id(), priority, idle) {
+        tracing::debug!(?error, "work apart has the rank of all other work");
+    }
+}
