@@ -282,8 +282,10 @@ fn it_refuses_to_start_without_the_credentials_of_the_hooks() {
 
 #[test]
 fn the_help_lists_every_setting_that_there_is() {
-    let source = include_str!("../../src/config.rs");
-    let (source, _) = source.split_once("#[cfg(test)]").expect("tests at its end");
+    let (settings, _) = include_str!("../../src/config.rs").split_once("#[cfg(test)]").expect("tests at its end");
+    let (line, credentials) =
+        (include_str!("../../src/config/line.rs"), include_str!("../../src/config/credentials.rs"));
+    let source = [settings, line, credentials].join("\n");
     let in_quotes = source.split('"').filter(|text| text.starts_with("TOLLGATE_"));
     let read: BTreeSet<_> =
         in_quotes.filter(|name| name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')).collect();
