@@ -23,6 +23,7 @@ use tollgate::{
     store::{self, Database},
 };
 
+pub mod ask;
 pub mod files;
 
 /// Under what name changes are recorded that were made here. It holds a blank, so no token has it.
@@ -126,6 +127,18 @@ async fn revoke(service: &Arc<Service>, name: &TokenName) -> anyhow::Result<()> 
 /// A line of the list: its columns are parted by tabs, which no name holds.
 fn line(columns: &[String; 7]) -> String {
     columns.join("\t")
+}
+
+/// A text that others wrote, such that no terminal takes it for more than a text.
+fn plain(text: &str) -> String {
+    let is_plain = |letter: &char| {
+        // What turns the direction of writing could make a line look like another one.
+        !letter.is_control()
+            && !matches!(letter, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars()
+        .map(|letter| if is_plain(&letter) { letter.to_string() } else { letter.escape_unicode().to_string() })
+        .collect()
 }
 
 fn spelled(instant: DateTime<Utc>) -> String {

@@ -22,10 +22,12 @@ use crate::{
     service::Policy,
 };
 
+mod ask;
 mod credentials;
 mod line;
 
 pub use self::{
+    ask::{AskSettings, HookCredentials},
     credentials::{ApiJwt, HookJwt, Secret, Trust},
     line::{LogArgs, LogFormat},
 };
@@ -192,6 +194,8 @@ pub enum Command {
         /// How to log.
         log: LogArgs,
     },
+    /// Ask a running service what Access would ask.
+    Ask(Box<AskSettings>),
     /// Print a contract.
     OpenApi(Contract),
 }
@@ -231,6 +235,12 @@ pub enum ConfigError {
     /// A next user name without a password.
     #[error("TOLLGATE_HOOK_NEXT_USERNAME is set, and TOLLGATE_HOOK_NEXT_PASSWORD is not")]
     HookNextPassword,
+    /// A user name without a password, or the other way round.
+    #[error("TOLLGATE_HOOK_USERNAME and TOLLGATE_HOOK_PASSWORD must both be set, or neither")]
+    HalfCredentials,
+    /// The hooks are not asked about another instant than the present.
+    #[error("--at asks the management API, so TOLLGATE_API_TOKEN must be set (or TOLLGATE_ADMIN_TOKEN)")]
+    InstantWithoutToken,
     /// Tokens are taken, and what they must say is not told.
     #[error("{needs}, so {missing} must be set")]
     JwtIncomplete {
@@ -341,6 +351,7 @@ fn from(cli: Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<Comman
             let command = ExportCommand { format: file_format.into(), source };
             Command::Export { command, database_url: database_url()?, log }
         }
+        Some(CliCommand::Ask(args)) => Command::Ask(Box::new(args.settings(environment)?)),
         Some(CliCommand::Openapi { document }) => Command::OpenApi(match document {
             DocumentArg::Hooks => Contract::Hooks,
             DocumentArg::Management => Contract::Management,

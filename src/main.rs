@@ -92,6 +92,10 @@ fn run(command: Command) -> anyhow::Result<()> {
             start_logging(&log)?;
             block_on(async move { command::files::export(command, connect(&database_url).await?).await })?;
         }
+        Command::Ask(settings) => {
+            start_logging(&settings.log)?;
+            block_on(command::ask::ask(*settings))?;
+        }
         Command::Serve(settings) => {
             start_logging(&settings.log)?;
             block_on(serve(*settings))?;

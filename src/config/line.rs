@@ -9,7 +9,10 @@ use std::{
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
-use super::Expiry;
+use super::{
+    Expiry,
+    ask::{ASK_HELP, AskArgs},
+};
 use crate::{
     domain::{claims::ClaimsPrefix, external, scope::Scope, time, token::TokenName},
     http::transfer::Format,
@@ -90,6 +93,9 @@ pub enum CliCommand {
         #[command(flatten)]
         log: LogArgs,
     },
+    /// Ask a running service what Access would ask, and show which scopes it keeps, and why
+    #[command(after_help = ASK_HELP)]
+    Ask(AskArgs),
     /// Print a contract as OpenAPI document
     Openapi {
         /// Which one

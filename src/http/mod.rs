@@ -18,6 +18,7 @@ pub mod body;
 pub mod bulk;
 pub mod catalogue;
 pub mod claims;
+pub mod client;
 pub mod connection;
 pub mod contract;
 pub mod entitlement;

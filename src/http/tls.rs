@@ -330,6 +330,23 @@ fn identity(
     }
 }
 
+/// The certificate authorities in a file.
+///
+/// # Errors
+///
+/// [`TlsError`] when it cannot be used.
+pub fn authorities(file: &NamedFile) -> Result<RootCertStore, TlsError> {
+    roots(file, &read(file)?.0)
+}
+
+fn roots(file: &NamedFile, content: &[u8]) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for root in certificates(file, content)? {
+        roots.add(root).map_err(|source| TlsError::Unusable { file: file.clone(), source })?;
+    }
+    Ok(roots)
+}
+
 /// What a listener's connections begin with, when it asks for certificates that one of `clients` has signed, or none.
 fn config(
     identity: &CertifiedKey,
@@ -343,13 +360,10 @@ fn config(
         .map_err(|source| unusable(certificate, source))?;
     let resolver = Arc::new(SingleCertAndKey::from(identity.clone()));
     let mut config = if let Some((file, content)) = clients {
-        let mut roots = RootCertStore::empty();
-        for root in certificates(file, content)? {
-            roots.add(root).map_err(|source| unusable(file, source))?;
-        }
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
-            .build()
-            .map_err(|error| unusable(file, rustls::Error::General(error.to_string())))?;
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots(file, content)?), Arc::clone(provider))
+                .build()
+                .map_err(|error| unusable(file, rustls::Error::General(error.to_string())))?;
         let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(resolver);
         // A session that is resumed shows no certificate, so one that has expired since would still get in.
         config.session_storage = Arc::new(NoServerSessionStorage {});

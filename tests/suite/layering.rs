@@ -397,6 +397,7 @@ fn one_noun_has_one_file_name_in_every_layer() {
                 "admission",
                 "batch",
                 "body",
+                "client",
                 "connection",
                 "contract",
                 "guard",

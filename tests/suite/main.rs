@@ -12,6 +12,7 @@ mod bulk;
 mod cache;
 mod catalogue;
 mod claims;
+mod command;
 mod contract;
 mod credentials;
 mod described;

@@ -34,7 +34,7 @@ pub const CREDENTIALS: [(&str, &str); 3] =
     [("TOLLGATE_HOOK_USERNAME", "hook"), ("TOLLGATE_HOOK_PASSWORD", "hook"), ("TOLLGATE_ADMIN_TOKEN", "admin-token")];
 
 /// A folder of one test, in which its processes run and keep their temporary files.
-pub struct Folder(PathBuf);
+pub struct Folder(pub PathBuf);
 
 impl Folder {
     /// An empty one.
@@ -46,7 +46,8 @@ impl Folder {
         Self(folder)
     }
 
-    fn files(&self) -> Vec<String> {
+    /// The names of what lies in it.
+    pub fn files(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.0).expect("the folder");
         entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
     }
@@ -67,17 +68,19 @@ fn command(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> C
 }
 
 /// What a process that ends by itself says.
-fn output(folder: &Folder, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+pub fn output(folder: &Folder, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut process = Process::start(&folder.0, arguments, environment);
     let status = process.wait();
     Output { status, stdout: process.stdout().into_bytes(), stderr: process.stderr().into_bytes() }
 }
 
-fn stdout(output: &Output) -> String {
+/// What it printed.
+pub fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).expect("UTF-8")
 }
 
-fn stderr(output: &Output) -> String {
+/// What it said beside that.
+pub fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).expect("UTF-8")
 }
 
@@ -323,6 +326,7 @@ fn the_help_lists_every_setting_that_there_is() {
         &["token", "create", "--help"],
         &["import", "--help"],
         &["export", "--help"],
+        &["ask", "--help"],
         &["help"],
         &["-h"],
         &["--version"],
@@ -338,6 +342,9 @@ fn the_help_lists_every_setting_that_there_is() {
         &["--listen", "nonsense"],
         &["token"],
         &["token", "create", "--name", "a b"],
+        &["ask"],
+        &["ask", "--client", "c"],
+        &["ask", "--client", "c", "--scope", "a", "--at", "noon"],
     ] {
         assert_eq!(output(&folder, arguments, &CREDENTIALS).status.code(), Some(2), "{arguments:?}");
     }

@@ -328,6 +328,30 @@ only_on! { Sqlite:
         assert!((app.metric("tollgate_tls_certificate_expiry_seconds").await - year(2200)).abs() < 0.5);
     }
 
+    async fn who_asks_at_the_command_line_believes_the_authority_that_is_named(database) {
+        let (authority, other) = (Authority::new(), Authority::new());
+        let folder = Folder::of(&authority.server(2200));
+        let app = database.app_with(folder.options()).await;
+        let (named, strange) = (folder.write("ca.crt", authority.pem()), folder.write("other.crt", other.pem()));
+        let url = format!("https://{}", app.address);
+        let ask = |authorities: &Path| {
+            let question = ["ask", "--client", "c", "--scope", "openid", "--url", &url, "--ca-file"];
+            let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+            command.env_clear().args(question).arg(authorities);
+            command.envs([("TOLLGATE_HOOK_USERNAME", "hook"), ("TOLLGATE_HOOK_PASSWORD", "hook")]);
+            tokio::task::block_in_place(|| command.output().expect("its end"))
+        };
+        let answered = ask(&named);
+        assert!(answered.status.success(), "{}", String::from_utf8_lossy(&answered.stderr));
+        assert!(String::from_utf8_lossy(&answered.stdout).contains("kept     openid"));
+        for (file, expected) in [(strange, "invalid peer certificate"), (folder.0.join("absent.crt"), "cannot be read")] {
+            let refused = ask(&file);
+            let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+            assert!(refused.status.code() == Some(1) && said.contains(expected), "{said}");
+            assert!(refused.stdout.is_empty());
+        }
+    }
+
     async fn without_tls_there_is_no_expiry(database) {
         let app = database.app().await;
         let metrics = app.send_to(app.operations, "GET", "/metrics", &[], "").await.text();

@@ -19,14 +19,7 @@ use futures_util::{
     FutureExt as _,
     future::{BoxFuture, Shared},
 };
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::{Request, StatusCode, Uri, header};
-use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
-use rustls::{ClientConfig, RootCertStore};
+use hyper::Uri;
 use serde::Deserialize;
 use tokio::{
     task::AbortHandle,
@@ -37,10 +30,15 @@ use super::{
     Surface,
     jwk::{self, KeySet},
 };
-use crate::service::{Service, chain};
+use crate::{
+    http::client::{ClientError, HttpClient, Reply},
+    service::{Service, chain},
+};
 
 /// The largest answer that is read, in bytes: 64 keys of 8,192 bits with their certificates are not larger.
 const MAX_ANSWER_BYTES: usize = 256 * 1024;
+/// The status of an answer that holds what was asked for.
+const OK: u16 = 200;
 /// The path of an issuer's keys, unless told otherwise.
 const KEYS_PATH: &str = "/v1/keys";
 /// The path of an issuer's description (OpenID Connect Discovery 1.0, section 4).
@@ -147,21 +145,23 @@ pub struct Keys {
 
 /// Why keys could not be had.
 #[derive(Debug, thiserror::Error)]
-enum FetchError {
+pub enum FetchError {
+    /// It took too long.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
-    #[error("no connection")]
-    Connection(#[from] hyper_util::client::legacy::Error),
-    #[error("no request can be made of the address")]
-    Request(#[from] hyper::http::Error),
+    /// There is no answer.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The answer is none with keys.
     #[error("the status is {0}")]
-    Status(StatusCode),
-    #[error("the answer broke off, or is longer than {MAX_ANSWER_BYTES} bytes")]
-    Body(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Status(u16),
+    /// The answer is no set of keys.
     #[error("the answer cannot be used")]
     KeySet(#[from] jwk::KeySetError),
+    /// The description is none.
     #[error("the description of the issuer cannot be read")]
     Description(#[from] serde_json::Error),
+    /// The description leads where keys may not come from.
     #[error("the description of the issuer names an address that keys may not come from")]
     Address(#[from] AddressError),
 }
@@ -171,15 +171,9 @@ struct Description {
     jwks_uri: String,
 }
 
-/// Asks issuers. It follows no redirect, so that an answer is from where the operator said, and keeps no connection.
-#[derive(Clone)]
-pub struct KeyClient(Client<HttpsConnector<HttpConnector>, Empty<Bytes>>);
-
-impl fmt::Debug for KeyClient {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("KeyClient")
-    }
-}
+/// Asks issuers.
+#[derive(Debug, Clone)]
+pub struct KeyClient(HttpClient);
 
 impl KeyClient {
     /// A client that believes the certificate authorities of the system.
@@ -188,18 +182,17 @@ impl KeyClient {
     ///
     /// When the protocol versions do not fit the cryptography, which a test would show.
     pub fn new() -> Result<Self, rustls::Error> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder =
-            || ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
-        let tls = match builder()?.with_native_roots() {
-            Ok(builder) => builder.with_no_client_auth(),
-            Err(error) => {
-                tracing::warn!(%error, "the system has no certificate authorities: no https address can be asked");
-                builder()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth()
-            }
-        };
-        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
-        Ok(Self(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector)))
+        Ok(Self(HttpClient::new()?))
+    }
+
+    /// Asks for the keys once, within `patience`, and tells how many there are, and how many of these can be used.
+    ///
+    /// # Errors
+    ///
+    /// Why the keys cannot be had.
+    pub async fn count(&self, source: &Source, patience: Duration) -> Result<(usize, usize), FetchError> {
+        let set = timeout(patience, self.keys(source)).await.map_err(|_| FetchError::TimedOut(patience))??;
+        Ok((set.iter().count(), set.iter().filter(|key| key.is_usable()).count()))
     }
 
     async fn keys(&self, source: &Source) -> Result<KeySet, FetchError> {
@@ -220,16 +213,8 @@ impl KeyClient {
     }
 
     async fn get(&self, Address(uri): &Address) -> Result<Bytes, FetchError> {
-        let request = Request::get(uri)
-            .header(header::ACCEPT, "application/json")
-            .header(header::USER_AGENT, concat!("tollgate/", env!("CARGO_PKG_VERSION")))
-            .body(Empty::new())?;
-        let response = self.0.request(request).await?;
-        if response.status() != StatusCode::OK {
-            return Err(FetchError::Status(response.status()));
-        }
-        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
-        Ok(body.map_err(FetchError::Body)?.to_bytes())
+        let Reply { status, body } = self.0.get(&uri.to_string(), MAX_ANSWER_BYTES).await?;
+        if status == OK { Ok(body) } else { Err(FetchError::Status(status)) }
     }
 }
 
