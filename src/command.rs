@@ -24,6 +24,7 @@ use tollgate::{
 };
 
 pub mod ask;
+pub mod check;
 pub mod files;
 
 /// Under what name changes are recorded that were made here. It holds a blank, so no token has it.

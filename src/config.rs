@@ -155,6 +155,21 @@ pub struct ExportCommand {
     pub source: Option<external::Source>,
 }
 
+/// What to look at before a start.
+#[derive(Debug)]
+pub struct CheckSettings {
+    /// How to serve, or why that makes no sense.
+    pub serve: Result<Box<ServeSettings>, ConfigError>,
+    /// The address of the database.
+    pub database_url: Secret,
+    /// Whether the data are looked at, and nothing else.
+    pub is_data: bool,
+    /// Whether each line is a JSON object.
+    pub is_json: bool,
+    /// How to log.
+    pub log: LogArgs,
+}
+
 /// What the process is asked to do.
 #[derive(Debug)]
 pub enum Command {
@@ -194,6 +209,8 @@ pub enum Command {
         /// How to log.
         log: LogArgs,
     },
+    /// Look whether serving would succeed, or at the data.
+    Check(CheckSettings),
     /// Ask a running service what Access would ask.
     Ask(Box<AskSettings>),
     /// Print a contract.
@@ -350,6 +367,11 @@ fn from(cli: Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<Comman
         Some(CliCommand::Export { file_format, source, log }) => {
             let command = ExportCommand { format: file_format.into(), source };
             Command::Export { command, database_url: database_url()?, log }
+        }
+        Some(CliCommand::Check { data, json, serve: args }) => {
+            let (database_url, log) = (database_url()?, args.log.clone());
+            let serve = serve(args, database_url.clone(), environment).map(Box::new);
+            Command::Check(CheckSettings { serve, database_url, is_data: data, is_json: json, log })
         }
         Some(CliCommand::Ask(args)) => Command::Ask(Box::new(args.settings(environment)?)),
         Some(CliCommand::Openapi { document }) => Command::OpenApi(match document {

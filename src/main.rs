@@ -92,6 +92,10 @@ fn run(command: Command) -> anyhow::Result<()> {
             start_logging(&log)?;
             block_on(async move { command::files::export(command, connect(&database_url).await?).await })?;
         }
+        Command::Check(settings) => {
+            start_logging(&settings.log)?;
+            block_on(command::check::check(settings))?;
+        }
         Command::Ask(settings) => {
             start_logging(&settings.log)?;
             block_on(command::ask::ask(*settings))?;
@@ -255,14 +259,20 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("{address} cannot be listened on"))
 }
 
-/// Warns of secrets that may be guessed: wrong guesses are counted, and do not make a right one fail.
-fn warn_of_short_secrets(settings: &ServeSettings) {
+/// Which secrets may be guessed: wrong guesses are counted, and do not make a right one fail. Those of the demo are known
+/// anyway.
+fn short_secrets(settings: &ServeSettings) -> Vec<&'static str> {
     if settings.demo {
-        return;
+        return Vec::new();
     }
     let passwords = settings.hook_basic.iter().map(|(_, password)| ("password of the hooks", password));
     let token = settings.admin_token.iter().map(|token| ("token of the bootstrap administrator", token));
-    for (what, _) in passwords.chain(token).filter(|(_, secret)| secret.expose().len() < SHORT_SECRET_BYTES) {
+    let short = passwords.chain(token).filter(|(_, secret)| secret.expose().len() < SHORT_SECRET_BYTES);
+    short.map(|(what, _)| what).collect()
+}
+
+fn warn_of_short_secrets(settings: &ServeSettings) {
+    for what in short_secrets(settings) {
         tracing::warn!(what, "a secret is shorter than {SHORT_SECRET_BYTES} bytes: choose a long random one");
     }
 }

@@ -37,6 +37,12 @@ const DATABASE_HELP: &str = "\
 The database is the one that TOLLGATE_DATABASE_URL names, or the file that TOLLGATE_DATABASE_URL_FILE names holds
 [default: sqlite://tollgate.db?mode=rwc]. A service that runs on it knows of a change within a second or so.";
 
+const CHECK_HELP: &str = "\
+It reads the settings that `tollgate serve` reads, from the same variables: see `tollgate serve --help`. It exits with 0
+when each line says `ok` or `warning`, with 1 when one says `error`, and with 2 when the command line makes no sense. On
+Postgres it asks as the role that TOLLGATE_DATABASE_URL names. Where the service is running already, its own listeners
+are not free, and that is told as an error.";
+
 /// Answers the web hooks of OneWelcome Access: keeps the OAuth scopes whose subscription is valid, removes the others.
 #[derive(Debug, Parser)]
 #[command(name = "tollgate", version, about, after_help = SECRETS_HELP, args_conflicts_with_subcommands = true)]
@@ -92,6 +98,20 @@ pub enum CliCommand {
         source: Option<external::Source>,
         #[command(flatten)]
         log: LogArgs,
+    },
+    /// Look, before a start, whether serving with these settings would succeed: settings, database, keys, certificate and
+    /// listeners, a line for each
+    #[command(after_help = CHECK_HELP, mut_arg("demo", |demo| demo.hide(true)))]
+    Check {
+        /// Look at all rows of the database instead, and at nothing else: whether they agree with the rules and with each
+        /// other. Nothing is changed, and services may go on meanwhile
+        #[arg(long)]
+        data: bool,
+        /// Print each line as a JSON object
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        serve: ServeArgs,
     },
     /// Ask a running service what Access would ask, and show which scopes it keeps, and why
     #[command(after_help = ASK_HELP)]

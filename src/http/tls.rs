@@ -176,6 +176,11 @@ impl Tls {
         })
     }
 
+    /// When the certificate expires; none when that cannot be read.
+    pub fn expires_at(&self) -> Option<DateTime<Utc>> {
+        self.expires_at
+    }
+
     /// What the listener of a surface accepts with.
     pub fn acceptor(&self, surface: Surface) -> Acceptor {
         match surface {

@@ -138,7 +138,8 @@ fn to_row(scope: &CatalogueScope) -> ActiveModel {
     }
 }
 
-fn from_row(row: Model) -> Result<CatalogueScope> {
+/// What a row holds.
+pub(super) fn from_row(row: Model) -> Result<CatalogueScope> {
     let Model { name, description, requires, enforced, claims, version, created_at, updated_at } = row;
     Ok(CatalogueScope {
         name: scope(&name)?,

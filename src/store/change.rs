@@ -427,15 +427,23 @@ pub async fn data_version(writers: &DatabaseConnection) -> Result<i64> {
 ///
 /// [`Error::Unexpected`] when there are some and the role may not change them: it takes the owner of the tables.
 pub async fn adopt(transaction: &DatabaseTransaction) -> Result<()> {
-    if transaction.get_database_backend() != DbBackend::Postgres {
-        return Ok(());
-    }
-    let row = transaction.query_one_raw(Statement::from_string(DbBackend::Postgres, FOREIGN)).await?;
-    let is_foreign: bool = row.ok_or_else(|| Error::corrupt("xid"))?.try_get_by_index(0)?;
-    if is_foreign {
+    if are_foreign(transaction).await? {
         transaction.execute_unprepared(ADOPT).await?;
     }
     Ok(())
+}
+
+/// Whether there are changes that [`adopt`] has to make this server's.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`] when the database cannot be asked.
+pub async fn are_foreign<C: ConnectionTrait>(connection: &C) -> Result<bool> {
+    if connection.get_database_backend() != DbBackend::Postgres {
+        return Ok(false);
+    }
+    let row = connection.query_one_raw(Statement::from_string(DbBackend::Postgres, FOREIGN)).await?;
+    Ok(row.ok_or_else(|| Error::corrupt("xid"))?.try_get_by_index(0)?)
 }
 
 /// Deletes some of the changes that are older than `before` and that no reader of the feed can still have to see, and

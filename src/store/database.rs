@@ -1,14 +1,16 @@
 //! The connections to one database, SQLite or Postgres.
 
 use std::{
+    path::PathBuf,
     str::FromStr as _,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use sea_orm::{
-    AccessMode, DatabaseConnection, DatabaseTransaction, DbBackend, IsolationLevel, SqliteTransactionMode,
-    SqlxPostgresConnector, SqlxSqliteConnector, TransactionOptions, TransactionTrait as _,
+    AccessMode, DatabaseConnection, DatabaseTransaction, DbBackend, IsolationLevel,
+    SqliteTransactionMode, SqlxPostgresConnector, SqlxSqliteConnector, TransactionOptions,
+    TransactionTrait as _,
     sqlx::{
         self, ConnectOptions as _, Connection as _, Executor as _,
         postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
@@ -40,6 +42,24 @@ const SQLITE_RETRY_PAUSE: Duration = Duration::from_millis(20);
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
 /// A pooled connection that was used this shortly ago is taken to be alive.
 const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
+/// What makes every transaction of a connection to Postgres one that only reads.
+const READ_ONLY: &str = "SET default_transaction_read_only = on";
+/// What a database is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Serving,
+    Looking,
+}
+
+/// The file of an SQLite database that a URL names; none when it names another kind of database, or none at all.
+#[must_use]
+pub fn sqlite_file(url: &str) -> Option<PathBuf> {
+    if !url.starts_with("sqlite:") {
+        return None;
+    }
+    SqliteConnectOptions::from_str(url).ok().map(|options| options.get_filename().to_owned())
+}
+
 /// The connections to one database.
 ///
 /// On SQLite one connection writes and the others cannot; on Postgres the API's pool does both.
@@ -89,20 +109,37 @@ impl Database {
     ///
     /// [`ConnectError`] when the URL is of no use or the database cannot be opened now.
     pub async fn connect(url: &str) -> std::result::Result<Self, ConnectError> {
+        Self::connect_for(url, Use::Serving).await
+    }
+
+    /// Opens the database that a URL names in order to look at it: no file is made, none is switched to another mode, and
+    /// Postgres refuses to write.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] when the URL is of no use or the database cannot be opened now.
+    pub async fn connect_to_read(url: &str) -> std::result::Result<Self, ConnectError> {
+        Self::connect_for(url, Use::Looking).await
+    }
+
+    async fn connect_for(url: &str, purpose: Use) -> std::result::Result<Self, ConnectError> {
         match url.split_once(':').map(|(scheme, _)| scheme) {
-            Some("sqlite") => Self::connect_sqlite(url).await,
-            Some("postgres" | "postgresql") => Self::connect_postgres(url).await,
+            Some("sqlite") => Self::connect_sqlite(url, purpose).await,
+            Some("postgres" | "postgresql") => Self::connect_postgres(url, purpose).await,
             _ => Err(ConnectError::UnknownScheme),
         }
     }
 
-    async fn connect_sqlite(url: &str) -> std::result::Result<Self, ConnectError> {
+    async fn connect_sqlite(url: &str, purpose: Use) -> std::result::Result<Self, ConnectError> {
         let options = SqliteConnectOptions::from_str(url).map_err(|_| ConnectError::InvalidUrl)?;
         if url.contains(":memory:") || url.contains("mode=memory") {
             return Err(ConnectError::InMemory);
         }
+        let options = match purpose {
+            Use::Serving => options.journal_mode(SqliteJournalMode::Wal),
+            Use::Looking => options.create_if_missing(false),
+        };
         let options = options
-            .journal_mode(SqliteJournalMode::Wal)
             // An acknowledged write survives the loss of power, which WAL with NORMAL does not promise.
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
@@ -138,12 +175,12 @@ impl Database {
         })
     }
 
-    async fn connect_postgres(url: &str) -> std::result::Result<Self, ConnectError> {
+    async fn connect_postgres(url: &str, purpose: Use) -> std::result::Result<Self, ConnectError> {
         let options = PgConnectOptions::from_str(url)
             .map_err(|_| ConnectError::InvalidUrl)?
             .application_name("tollgate")
             .disable_statement_logging();
-        let api = postgres_pool(API_CONNECTIONS).connect_with(options.clone()).await.map_err(open_error)?;
+        let api = postgres_pool(API_CONNECTIONS, purpose).connect_with(options.clone()).await.map_err(open_error)?;
         let api = SqlxPostgresConnector::from_sqlx_postgres_pool(api);
         let lanes = |size| Arc::new(Lanes::new(Opening::Postgres(Box::new(options.clone())), size));
         Ok(Self {
@@ -162,7 +199,7 @@ impl Database {
     #[must_use]
     pub fn apart(&self) -> Self {
         let Some(options) = &self.postgres else { return self.clone() };
-        let pool = postgres_pool(APART_CONNECTIONS).connect_lazy_with(options.as_ref().clone());
+        let pool = postgres_pool(APART_CONNECTIONS, Use::Serving).connect_lazy_with(options.as_ref().clone());
         if self.writers.get_postgres_connection_pool().is_closed() {
             // It is closed by the call. There is nothing to wait for, for nothing was opened.
             drop(pool.close());
@@ -285,11 +322,22 @@ impl Database {
     }
 }
 
-fn postgres_pool(size: u32) -> PgPoolOptions {
+fn postgres_pool(size: u32, purpose: Use) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(size)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        .after_connect(|connection, _| Box::pin(async move { connection.execute(SESSION).await.map(|_| ()) }))
+        .after_connect(move |connection, _| {
+            Box::pin(async move {
+                connection.execute(SESSION).await?;
+                match purpose {
+                    Use::Serving => {}
+                    Use::Looking => {
+                        connection.execute(READ_ONLY).await?;
+                    }
+                }
+                Ok(())
+            })
+        })
         // The pool's own pings have no time limit, so a connection whose other end has vanished would hold its
         // place in the pool for minutes: one that has does not pass these, which come first.
         .test_before_acquire(false)

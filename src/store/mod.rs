@@ -13,6 +13,7 @@ pub mod facts;
 pub mod history;
 pub mod idempotency;
 pub mod image;
+pub mod inspection;
 pub mod lane;
 pub mod schema;
 pub mod subscription;

@@ -446,7 +446,8 @@ fn to_row(subscription: &Subscription) -> ActiveModel {
     }
 }
 
-fn from_row(scopes: Vec<Scope>, row: Model) -> Result<Subscription> {
+/// What a row, and the scopes beside it, hold.
+pub(super) fn from_row(scopes: Vec<Scope>, row: Model) -> Result<Subscription> {
     let Model {
         id,
         subject_type,

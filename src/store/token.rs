@@ -185,7 +185,8 @@ pub async fn used<C: ConnectionTrait>(connection: &C, id: Uuid, at: DateTime<Utc
     Ok(())
 }
 
-fn from_row(row: Model) -> Result<Token> {
+/// What a row holds.
+pub(super) fn from_row(row: Model) -> Result<Token> {
     let Model { id, name, digest: _, role, created_at, created_by, expires_at, revoked_at, last_used_at } = row;
     Ok(Token {
         id,

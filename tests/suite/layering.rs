@@ -383,7 +383,7 @@ fn one_noun_has_one_file_name_in_every_layer() {
     ];
     let layers: [(&str, &[&str]); 5] = [
         ("src/domain", &["external", "holdings", "life", "mod", "period", "scope", "subject", "time", "window"]),
-        ("src/store", &["database", "error", "image", "lane", "mod", "schema"]),
+        ("src/store", &["database", "error", "image", "inspection", "lane", "mod", "schema"]),
         (
             "src/service",
             &[

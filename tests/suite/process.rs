@@ -161,7 +161,7 @@ fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 
 /// Addresses on which nobody listens, and will not until somebody is told to: they lie below those that the system
 /// hands out, of which a test beside could be given one before the process that it was meant for has taken it.
-fn free_addresses<const N: usize>() -> [SocketAddr; N] {
+pub fn free_addresses<const N: usize>() -> [SocketAddr; N] {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     const FIRST: u32 = 10_000;
     const MANY: u32 = 10_000;
@@ -327,6 +327,7 @@ fn the_help_lists_every_setting_that_there_is() {
         &["import", "--help"],
         &["export", "--help"],
         &["ask", "--help"],
+        &["check", "--help"],
         &["help"],
         &["-h"],
         &["--version"],

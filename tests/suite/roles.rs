@@ -14,7 +14,8 @@ use tollgate::{
     service::FeedSettings,
     store::{
         self, Database,
-        schema::{Migrated, is_current, migrate},
+        inspection::inspect,
+        schema::{Migrated, RIGHTS, is_current, migrate, missing_rights},
     },
 };
 
@@ -26,17 +27,6 @@ use crate::support::{
 const PATIENCE: Duration = Duration::from_secs(30);
 /// What a role is told that lacks a right.
 const DENIED: &str = "42501";
-
-/// What the service may do with each table: what its queries need.
-const RIGHTS: [(&str, &[&str]); 7] = [
-    ("api_token", &["INSERT", "SELECT", "UPDATE"]),
-    ("catalogue_scope", &["DELETE", "INSERT", "SELECT", "UPDATE"]),
-    ("change", &["DELETE", "INSERT", "SELECT"]),
-    ("idempotency_key", &["DELETE", "INSERT", "SELECT", "UPDATE"]),
-    ("seaql_migrations", &["SELECT"]),
-    ("subscription", &["INSERT", "SELECT", "UPDATE"]),
-    ("subscription_scope", &["DELETE", "INSERT", "SELECT"]),
-];
 
 /// All rights that a table can give.
 const EVERY_RIGHT: [&str; 7] = ["DELETE", "INSERT", "REFERENCES", "SELECT", "TRIGGER", "TRUNCATE", "UPDATE"];
@@ -240,11 +230,14 @@ only_on! { Postgres:
             assert_eq!(rights(&hand, &roles.reader, table).await, ["SELECT"], "{table}");
             assert_eq!(rights(&hand, &roles.owner, table).await, EVERY_RIGHT, "{table}");
         }
+        let service = Database::connect_to_read(&database.url_as(&roles.service)).await.expect("a database");
+        assert_eq!(missing_rights(&service).await.expect("rights"), []);
         // Without any one of them something does not work.
         for (table, needed) in RIGHTS {
             for right in needed {
                 let app = database.app_at(&database.url_as(&roles.service), unwoken()).await;
                 hand.run(&format!("REVOKE {right} ON {table} FROM {}", roles.service)).await;
+                assert_eq!(missing_rights(&service).await.expect("rights"), [(table, *right)]);
                 assert_ne!(failures(&app).await, [""; 0], "{right} on {table} is not needed");
                 hand.run(&format!("GRANT {right} ON {table} TO {}", roles.service)).await;
                 app.service.close().await;
@@ -305,6 +298,13 @@ only_on! { Postgres:
             reader.run(&format!("BEGIN; LOCK TABLE {table} IN ACCESS SHARE MODE; SELECT * FROM {table}; COMMIT")).await;
         }
         assert_eq!(reader.ask::<i64>("SELECT last_value FROM change_seq_seq").await, 1);
+        // And what a look at the data asks for.
+        let looking = Database::connect_to_read(&database.url_as(&roles.reader)).await.expect("a database");
+        let reading = looking.begin_reading().await.expect("a transaction");
+        let mut findings = Vec::new();
+        let inspected = inspect(&reading, &mut |finding| findings.push(finding)).await.expect("looked at");
+        assert_eq!((findings, inspected.scopes), (Vec::new(), 1));
+        reading.rollback().await.expect("ended");
         for (table, _) in RIGHTS {
             expect_denied(&reader, &[
                 &format!("INSERT INTO {table} DEFAULT VALUES"),

@@ -784,6 +784,34 @@ fn the_process_refuses_files_before_it_begins_anything() {
     assert!(!folder.0.join("tollgate.db").exists(), "nothing was begun");
 }
 
+#[test]
+fn a_look_before_a_start_reads_the_certificate() {
+    let authority = Authority::new();
+    for (identity, code, expected) in [
+        (authority.server(2200), 0, "ok       certificate  it belongs to its key, and expires at 2200-01-01T00:00:00Z"),
+        (authority.server(2021), 1, "error    certificate  it belongs to its key, and expires at 2021-01-01T00:00:00Z"),
+        (
+            Identity { key: authority.server(2200).key, ..authority.server(2200) },
+            1,
+            "does not hold the key of the certificate",
+        ),
+    ] {
+        let folder = Folder::of(&identity);
+        let path = |name: &str| folder.0.join(name).display().to_string();
+        let output = Command::new(env!("CARGO_BIN_EXE_tollgate"))
+            .args(["check", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"])
+            .env_clear()
+            .envs([("TOLLGATE_HOOK_USERNAME", "hook"), ("TOLLGATE_HOOK_PASSWORD", "hook")])
+            .envs([("TOLLGATE_TLS_CERT_FILE", path("tls.crt")), ("TOLLGATE_TLS_KEY_FILE", path("tls.key"))])
+            .current_dir(&folder.0)
+            .output()
+            .expect("its end");
+        let told = String::from_utf8(output.stdout).expect("UTF-8");
+        assert_eq!(output.status.code(), Some(code), "{told}");
+        assert!(told.contains(expected), "{told}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_listener_of_the_process_asks_for_what_its_settings_say() {
     let (authority, clients) = (Authority::new(), Authority::new());
