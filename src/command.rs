@@ -24,6 +24,7 @@ use tollgate::{
 };
 
 pub mod ask;
+pub mod backup;
 pub mod check;
 pub mod files;
 

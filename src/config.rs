@@ -211,6 +211,15 @@ pub enum Command {
     },
     /// Look whether serving would succeed, or at the data.
     Check(CheckSettings),
+    /// Copy the database to a file.
+    Backup {
+        /// The file.
+        file: PathBuf,
+        /// The address of the database.
+        database_url: Secret,
+        /// How to log.
+        log: LogArgs,
+    },
     /// Ask a running service what Access would ask.
     Ask(Box<AskSettings>),
     /// Print a contract.
@@ -373,6 +382,7 @@ fn from(cli: Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<Comman
             let serve = serve(args, database_url.clone(), environment).map(Box::new);
             Command::Check(CheckSettings { serve, database_url, is_data: data, is_json: json, log })
         }
+        Some(CliCommand::Backup { file, log }) => Command::Backup { file, database_url: database_url()?, log },
         Some(CliCommand::Ask(args)) => Command::Ask(Box::new(args.settings(environment)?)),
         Some(CliCommand::Openapi { document }) => Command::OpenApi(match document {
             DocumentArg::Hooks => Contract::Hooks,

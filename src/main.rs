@@ -96,6 +96,10 @@ fn run(command: Command) -> anyhow::Result<()> {
             start_logging(&settings.log)?;
             block_on(command::check::check(settings))?;
         }
+        Command::Backup { file, database_url, log } => {
+            start_logging(&log)?;
+            block_on(async move { command::backup::backup(&file, &database_url).await })?;
+        }
         Command::Ask(settings) => {
             start_logging(&settings.log)?;
             block_on(command::ask::ask(*settings))?;

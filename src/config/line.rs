@@ -113,6 +113,14 @@ pub enum CliCommand {
         #[command(flatten)]
         serve: ServeArgs,
     },
+    /// Copy an SQLite database to a file that is not there yet, while services go on with it
+    #[command(after_help = DATABASE_HELP)]
+    Backup {
+        /// The file
+        file: PathBuf,
+        #[command(flatten)]
+        log: LogArgs,
+    },
     /// Ask a running service what Access would ask, and show which scopes it keeps, and why
     #[command(after_help = ASK_HELP)]
     Ask(AskArgs),

@@ -8,8 +8,8 @@ use std::{
 };
 
 use sea_orm::{
-    AccessMode, DatabaseConnection, DatabaseTransaction, DbBackend, IsolationLevel,
-    SqliteTransactionMode, SqlxPostgresConnector, SqlxSqliteConnector, TransactionOptions,
+    AccessMode, ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbBackend, IsolationLevel,
+    SqliteTransactionMode, SqlxPostgresConnector, SqlxSqliteConnector, Statement, TransactionOptions,
     TransactionTrait as _,
     sqlx::{
         self, ConnectOptions as _, Connection as _, Executor as _,
@@ -44,6 +44,9 @@ const PING_TIMEOUT: Duration = Duration::from_millis(500);
 const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 /// What makes every transaction of a connection to Postgres one that only reads.
 const READ_ONLY: &str = "SET default_transaction_read_only = on";
+/// Writes a copy of an SQLite database to a file.
+const COPY: &str = "VACUUM INTO ?1";
+
 /// What a database is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Use {
@@ -277,6 +280,17 @@ impl Database {
             ..TransactionOptions::default()
         };
         Ok(self.writers.begin_with_options(options).await?)
+    }
+
+    /// Copies an SQLite database, as it is at one instant, into a file that is empty or not there. Writers go on meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] when it cannot be read, or the file not be written.
+    pub async fn copy_into(&self, path: &str) -> Result<()> {
+        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, COPY, [path.into()]);
+        self.writers.execute_raw(statement).await?;
+        Ok(())
     }
 
     /// How busy each pool is.

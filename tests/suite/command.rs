@@ -2,7 +2,12 @@
 
 use std::{
     fs,
-    sync::Arc,
+    os::unix::fs::PermissionsExt as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use chrono::TimeDelta;
@@ -18,8 +23,13 @@ use tollgate::store::{
 use crate::{
     issuer::{Issuer, Mode, SCOPE, SigningKey, claims},
     process::{Folder, free_addresses, output, stderr, stdout},
-    support::{ADMIN_CREDENTIALS, App, Backend, ByHand, Options, TestDatabase, on_both, only_on, path_of},
+    support::{ADMIN_CREDENTIALS, App, Backend, ByHand, Options, TestDatabase, eventually, on_both, only_on, path_of},
 };
+
+/// For what only has to come at all, on a machine that does much else.
+const PATIENCE: Duration = Duration::from_secs(30);
+const HOOK: [(&str, &str); 2] = [("TOLLGATE_HOOK_USERNAME", "hook"), ("TOLLGATE_HOOK_PASSWORD", "hook")];
+const API: (&str, &str) = ("TOLLGATE_API_TOKEN", "admin-token");
 
 /// Runs a command while the services of the test go on, and tells its exit code, what it printed, and what it said.
 fn run(folder: &Folder, arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String, String) {
@@ -447,5 +457,50 @@ only_on! { Sqlite:
         let (code, told, _) = check(&environment, &more);
         assert_eq!(code, Some(1), "{told}");
         expect_line(&told, "keys", "error", "the status is 503");
+    }
+
+    async fn a_copy_is_whole_while_the_service_writes_and_is_never_written_over(database) {
+        let app = fill(&database).await;
+        let folder = Folder::new();
+        let url = [("TOLLGATE_DATABASE_URL", &*database.url)];
+        let (writing, done) = (AtomicBool::new(true), AtomicU32::new(0));
+        let write = async {
+            while writing.load(Ordering::SeqCst) {
+                app.subscribe("late", &["email"], "2026-01-01T00:00:00Z", None).await;
+                done.fetch_add(1, Ordering::SeqCst);
+            }
+        };
+        let copy = async {
+            // So that it is certain that writes go on before and after it.
+            eventually!("a write", PATIENCE, done.load(Ordering::SeqCst) > 0);
+            let copied = run(&folder, &["backup", "copy.db"], &url);
+            let before = done.load(Ordering::SeqCst);
+            eventually!("another write", PATIENCE, done.load(Ordering::SeqCst) > before);
+            writing.store(false, Ordering::SeqCst);
+            copied
+        };
+        let ((), (code, told, said)) = tokio::join!(write, copy);
+        assert_eq!((code, told.as_str()), (Some(0), ""), "{said}");
+        assert_eq!(folder.files(), ["copy.db"]);
+        let file = folder.0.join("copy.db");
+        assert_eq!(fs::metadata(&file).expect("a file").permissions().mode() & 0o777, 0o600);
+        let copy = format!("sqlite://{}", file.display());
+        let (code, told, _) = run(&Folder::new(), &["check", "--data"], &[("TOLLGATE_DATABASE_URL", &copy)]);
+        assert_eq!(code, Some(0), "{told}");
+        let hand = ByHand::open(&copy).await;
+        let (late, all) = (hand.ask::<i64>("SELECT count(*) FROM subscription WHERE subject_id = 'late'").await, done.load(Ordering::SeqCst));
+        assert!((1..=i64::from(all)).contains(&late), "{late} of {all}");
+
+        let before = fs::read(&file).expect("the copy");
+        for (arguments, environment, expected) in [
+            (&["backup", "copy.db"][..], &url[..], "is there already, and is not written over"),
+            (&["backup", "absent/copy.db"], &url, "cannot be made"),
+            (&["backup", "other.db"], &[("TOLLGATE_DATABASE_URL", "sqlite:///absent/x.db?mode=rwc")], "there is no database /absent/x.db"),
+            (&["backup", "other.db"], &[("TOLLGATE_DATABASE_URL", "postgres://127.0.0.1/x")], "use `pg_dump`"),
+        ] {
+            let (code, _, said) = run(&folder, arguments, environment);
+            assert!(code == Some(1) && said.contains(expected), "{said}");
+        }
+        assert_eq!((folder.files(), fs::read(&file).expect("the copy") == before), (vec!["copy.db".to_owned()], true));
     }
 }

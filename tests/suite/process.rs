@@ -328,6 +328,7 @@ fn the_help_lists_every_setting_that_there_is() {
         &["export", "--help"],
         &["ask", "--help"],
         &["check", "--help"],
+        &["backup", "--help"],
         &["help"],
         &["-h"],
         &["--version"],
