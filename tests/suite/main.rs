@@ -40,3 +40,4 @@ mod support;
 mod sync;
 mod tls;
 mod token;
+mod upgrade;
