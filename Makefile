@@ -12,11 +12,11 @@ PROFILE = dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test contracts soak bench check openapi fmt deny clean
+.PHONY: help run test contracts operations soak bench check openapi fmt deny clean
 
 help: ## List these tasks
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
-		printf '  make %-9s %s\n' "$$name" "$$text"; \
+		printf '  make %-10s %s\n' "$$name" "$$text"; \
 	done
 
 run: ## Build and serve with demonstration data (PROFILE=release for an optimised build)
@@ -25,10 +25,15 @@ run: ## Build and serve with demonstration data (PROFILE=release for an optimise
 test: ## Run all tests, with a Postgres server of their own unless TEST_DATABASE_URL names one
 	tests/with-postgres cargo test --workspace --locked
 	$(MAKE) contracts
+	$(MAKE) operations
 
 contracts: ## Try the contracts on the running service with Schemathesis and a generated client, from PyPI
 	cargo build --locked
 	tests/with-postgres tests/with-python tests/contracts/run $(CONTRACTS)
+
+operations: ## Run the commands of the pages on backups, upgrades and roles, under load, on both databases
+	cargo build --locked
+	tests/with-python tests/operations/run
 
 soak: ## Try the promises under faults, 28 minutes; ROWS='F1 F9 --quick' for some rows, or a small version
 	tests/with-postgres cargo test --locked --profile $(if $(filter dev,$(PROFILE)),test,$(PROFILE)) --test soak -- $(ROWS)
