@@ -185,11 +185,14 @@ impl Database {
             .disable_statement_logging();
         let api = postgres_pool(API_CONNECTIONS, purpose).connect_with(options.clone()).await.map_err(open_error)?;
         let api = SqlxPostgresConnector::from_sqlx_postgres_pool(api);
-        let lanes = |size| Arc::new(Lanes::new(Opening::Postgres(Box::new(options.clone())), size));
+        let lanes = |size, plans_once| {
+            let opening = Opening::Postgres { options: Box::new(options.clone()), plans_once };
+            Arc::new(Lanes::new(opening, size))
+        };
         Ok(Self {
-            hooks: lanes(HOOK_LANES),
-            views: lanes(VIEW_LANES),
-            feed: lanes(1),
+            hooks: lanes(HOOK_LANES, true),
+            views: lanes(VIEW_LANES, false),
+            feed: lanes(1, false),
             readers: api.clone(),
             writers: api,
             postgres: Some(Box::new(options)),

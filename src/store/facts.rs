@@ -18,6 +18,10 @@ use crate::domain::{claims::Bearing, facts::Facts, holdings::Holdings, life::Lif
 // `place` is the subject's position in the question: the ids need not come back. What a hook rests on and what explains
 // it are one query.
 
+/// Each subquery stands for itself, once for each row before it: so nothing is left to choose but the index, whatever the
+/// planner knows of the tables. `OFFSET 0` keeps a subquery from being dissolved. Of two indexes that hold the key of a
+/// scope the order asks for the one that begins with it, and the array keeps that order from being taken for a constant.
+///
 /// Public so that a test can ask the database for its plan.
 #[doc(hidden)]
 pub const POSTGRES: &str = "
@@ -25,9 +29,16 @@ SELECT wanted.place, named.scope, subscription.valid_from, subscription.valid_un
     subscription.paused_from, subscription.paused_until, subscription.canceled_at, subscription.claims,
     subscription.id
 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (subject_type, subject_id, place)
-JOIN subscription ON subscription.subject_type = wanted.subject_type
-    AND subscription.subject_id = wanted.subject_id AND subscription.deleted_at IS NULL
-JOIN subscription_scope AS named ON named.subscription_id = subscription.id";
+CROSS JOIN LATERAL (
+    SELECT id, valid_from, valid_until, grace_until, paused_from, paused_until, canceled_at, claims
+    FROM subscription
+    WHERE subject_type = wanted.subject_type AND subject_id = wanted.subject_id AND deleted_at IS NULL
+    OFFSET 0
+) AS subscription
+CROSS JOIN LATERAL (
+    SELECT scope FROM subscription_scope WHERE subscription_id = ANY (ARRAY[subscription.id])
+    ORDER BY subscription_id, scope
+) AS named";
 
 /// `CROSS JOIN` keeps SQLite from choosing another order than the written one, which is the right one at every size.
 #[doc(hidden)]
