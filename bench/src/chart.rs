@@ -64,7 +64,7 @@ pub fn draw(points: &[Point], about: &str) -> String {
         let total = point.service + point.postgres;
         text("", (middle, BOTTOM - service - postgres - 8.0), "middle", &format!("{total:.0} µs"));
         text("", (middle, BOTTOM + 20.0), "middle", &words(point.subscriptions));
-        text("small", (middle, BOTTOM + 38.0), "middle", &format!("answered in {:.0} µs (median)", point.latency));
+        text("small", (middle, BOTTOM + 38.0), "middle", &format!("p50 {:.0} µs", point.latency));
         middle += place;
     }
     let mut top = 0.0;
@@ -126,7 +126,7 @@ mod tests {
         assert!((service[1] - 2.0 * service[0]).abs() < 0.2, "{service:?}");
         assert!((postgres[0] - service[1]).abs() < 0.2, "{postgres:?} {service:?}");
         assert!(service[1] + postgres[1] <= BOTTOM - TOP);
-        for text in ["10 thousand", "10 million", "150 µs", "200 µs", "of a test", "</svg>"] {
+        for text in ["10 thousand", "10 million", "150 µs", "200 µs", "p50 500 µs", "of a test", "</svg>"] {
             assert!(picture.contains(text), "{text}");
         }
     }
