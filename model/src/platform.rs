@@ -3,7 +3,7 @@
 
 use std::{
     hash::{BuildHasherDefault, DefaultHasher},
-    sync::{Arc, mpsc},
+    sync::mpsc,
 };
 
 use super::protocol::Entry;
@@ -23,6 +23,14 @@ pub type HashMap<K, V> = std::collections::HashMap<K, V, RandomState>;
 /// What is cached of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key(pub u8);
+
+/// What is looked up.
+pub type KeyRef<'a> = &'a Key;
+
+/// What is looked up of what is cached of.
+pub fn borrowed(key: &Key) -> KeyRef<'_> {
+    key
+}
 
 /// What is cached: how many changes had been committed when it was read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,19 +98,19 @@ pub mod rules {
 
 /// The entries. Seeing to it that none is overwritten by older facts is the third promise.
 #[derive(Debug, Default)]
-pub struct Entries(Mutex<HashMap<Key, Arc<Entry>>>);
+pub struct Entries(Mutex<HashMap<Key, Entry>>);
 
 impl Entries {
     /// The entry of a subject.
-    pub fn get(&self, key: &Key) -> Option<Arc<Entry>> {
+    pub fn get(&self, key: KeyRef<'_>) -> Option<Entry> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 
     /// Puts an entry in the place of whatever is there, which must not know more.
-    pub fn put(&self, key: Key, entry: Entry) {
+    pub fn put(&self, key: KeyRef<'_>, entry: Entry) {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = entry.stamp;
-        if let Some(there) = entries.insert(key, Arc::new(entry)) {
+        if let Some(there) = entries.insert(key.clone(), entry) {
             assert!(stamp.supersedes(there.stamp), "older facts overwrote newer ones: {stamp:?}, {there:?}");
         }
     }

@@ -1,10 +1,13 @@
 //! What is known of one subject: the facts that a decision compares with `now`.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 
 use super::{
     claims::Bearing,
     life::{Life, Status},
+    packed,
     scope::Scope,
     window::Window,
 };
@@ -60,49 +63,79 @@ impl From<Status> for Standing {
 }
 
 /// The lives of a subject's subscriptions, by scope. No verdict is in it: whether a scope is held is asked with `now`.
+///
+/// A copy shares what it copies. A million of them stay in memory, so they are packed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// Ascending by scope, so that one is found by bisection.
-    lives: Box<[(Scope, Box<[Life]>)]>,
-    /// The subscriptions with claims of their own, which few have.
+    /// See [`packed`].
+    lives: Arc<[u8]>,
+    /// What few subjects have.
+    more: Option<Arc<More>>,
+}
+
+/// What few subjects have.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct More {
+    /// Where each scope begins in the lives, so that one is found by bisection; none where there are few.
+    places: Box<[u32]>,
+    /// The subscriptions with claims of their own, ascending by id.
     bearings: Box<[Bearing]>,
 }
+
+/// So many scopes are looked through one by one; of more it is known where each begins.
+const FEW_SCOPES: usize = 16;
 
 impl Facts {
     /// The facts that pairs of scope and life make, in whatever order they come.
     #[must_use]
     pub fn new(mut pairs: Vec<(Scope, Life)>) -> Self {
         pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
-        let lives = pairs
-            .chunk_by(|(a, _), (b, _)| a == b)
-            .map(|chunk| (chunk[0].0.clone(), chunk.iter().map(|(_, life)| *life).collect()))
-            .collect();
-        Self { lives, bearings: Box::default() }
+        let (mut lives, mut places) = (Vec::new(), Vec::new());
+        for of_scope in pairs.chunk_by(|(a, _), (b, _)| a == b) {
+            places.push(lives.len());
+            packed::write(&mut lives, of_scope);
+        }
+        if places.len() <= FEW_SCOPES {
+            places.clear();
+        }
+        // Were one of them beyond 4 GiB, all would be looked through one by one.
+        let places = places.into_iter().map(u32::try_from).collect::<Result<_, _>>().unwrap_or_default();
+        Self { lives: lives.into(), more: None }.with_more(More { places, bearings: Box::default() })
     }
 
     /// The same facts with the subscriptions that have claims of their own.
     #[must_use]
     pub fn with_bearings(self, mut bearings: Vec<Bearing>) -> Self {
         bearings.sort_unstable_by_key(|bearing| bearing.id);
-        Self { bearings: bearings.into(), ..self }
+        let places = self.places().into();
+        self.with_more(More { places, bearings: bearings.into() })
+    }
+
+    fn with_more(self, more: More) -> Self {
+        let more = (more != More::default()).then(|| Arc::new(more));
+        Self { more, ..self }
     }
 
     /// The subscriptions that have claims of their own, ascending by id.
     #[must_use]
     pub fn bearings(&self) -> &[Bearing] {
-        &self.bearings
+        self.more.as_ref().map_or(&[], |more| &more.bearings)
     }
 
     /// Roughly how many bytes of memory the facts take beyond their own size.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
-        let of_scope = |(scope, lives): &(Scope, Box<[Life]>)| scope.as_str().len() + size_of_val(&**lives);
-        // The texts of its scopes are those that stand with the lives.
-        let of_bearing = |bearing: &Bearing| size_of_val(&*bearing.scopes) + bearing.claims.heap_bytes();
-        size_of_val(&*self.lives)
-            + self.lives.iter().map(of_scope).sum::<usize>()
-            + size_of_val(&*self.bearings)
-            + self.bearings.iter().map(of_bearing).sum::<usize>()
+        let of_bearing = |bearing: &Bearing| {
+            let names = bearing.scopes.iter().map(|scope| scope.as_str().len()).sum::<usize>();
+            size_of_val(&*bearing.scopes) + names + bearing.claims.heap_bytes()
+        };
+        let of_more = |more: &Arc<More>| {
+            size_of::<More>()
+                + size_of_val(&*more.places)
+                + size_of_val(&*more.bearings)
+                + more.bearings.iter().map(of_bearing).sum::<usize>()
+        };
+        self.lives.len() + self.more.as_ref().map_or(0, of_more)
     }
 
     /// Whether the subject has no subscription at all.
@@ -114,7 +147,7 @@ impl Facts {
     /// How the subject stands to a scope at `now`.
     #[must_use]
     pub fn standing(&self, scope: &str, now: DateTime<Utc>) -> Standing {
-        let best = self.lives_of(scope).iter().map(|life| Standing::from(life.status(now))).min();
+        let best = self.lives_of(scope).map(|life| Standing::from(life.status(now))).min();
         best.unwrap_or(Standing::NoSubscription)
     }
 
@@ -134,15 +167,20 @@ impl Facts {
         now: DateTime<Utc>,
     ) -> Option<DateTime<Utc>> {
         let lives = subjects.into_iter().flat_map(|facts| facts.lives_of(scope));
-        let granting: Vec<_> = lives.flat_map(Life::granting).collect();
+        let granting: Vec<_> = lives.flat_map(|life| life.granting()).collect();
         Window::end_of_run(&granting, now)
     }
 
-    fn lives_of(&self, scope: &str) -> &[Life] {
-        match self.lives.binary_search_by(|(name, _)| name.as_str().cmp(scope)) {
-            Ok(index) => &self.lives[index].1,
-            Err(_) => &[],
-        }
+    fn places(&self) -> &[u32] {
+        self.more.as_ref().map_or(&[], |more| &more.places)
+    }
+
+    fn lives_of(&self, scope: &str) -> impl Iterator<Item = Life> {
+        let places = self.places();
+        // The last one that does not begin behind it; where there are few, the first of all.
+        let before = places.partition_point(|place| packed::name_at(&self.lives, *place as usize) <= scope.as_bytes());
+        let start = before.checked_sub(1).map_or(0, |place| places[place] as usize);
+        packed::lives_of(&self.lives[start..], scope.as_bytes())
     }
 }
 
@@ -247,6 +285,28 @@ mod tests {
         }
         assert!(facts([]).is_empty());
         assert!(!facts(pairs.into_iter().take(1)).is_empty());
+    }
+
+    #[test]
+    fn one_of_many_scopes_is_found_and_no_other() {
+        // Each name is the beginning of others, and each scope has one more life than the one before.
+        for count in [0, 1, 2, FEW_SCOPES, FEW_SCOPES + 1, 300] {
+            let name = |number: usize| "x".repeat(number % 7 + 1) + &number.to_string();
+            let lives = |number: usize| 0..i64::try_from(number % 40 + 1).expect("few");
+            let pairs = (0..count).flat_map(|number| {
+                lives(number).map(move |place| (Scope::parse(&name(number)).expect("a scope"), life(place, None, None)))
+            });
+            let facts = Facts::new(pairs.collect()).with_bearings(Vec::new());
+            assert_eq!(facts.more.is_some(), count > FEW_SCOPES, "{count}");
+            for number in 0..count + 20 {
+                let expected: Vec<_> =
+                    if number < count { lives(number).map(|from| life(from, None, None)).collect() } else { vec![] };
+                assert_eq!(facts.lives_of(&name(number)).collect::<Vec<_>>(), expected, "{} of {count}", name(number));
+            }
+            for absent in ["", "0", "x", "xxxxxxxxxxxx", "y", "\u{0}", "\u{ff}", &"x".repeat(300)] {
+                assert_eq!(facts.lives_of(absent).count(), 0, "{absent} of {count}");
+            }
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod external;
 pub mod facts;
 pub mod holdings;
 pub mod life;
+mod packed;
 pub mod period;
 pub mod scope;
 pub mod subject;

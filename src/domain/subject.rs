@@ -52,11 +52,7 @@ impl SubjectId {
     ///
     /// [`InvalidSubjectId`] when the text is empty, too long or holds U+0000.
     pub fn parse(text: &str) -> Result<Self, InvalidSubjectId> {
-        if (1..=MAX_SUBJECT_ID_BYTES).contains(&text.len()) && !text.contains('\0') {
-            Ok(Self(text.into()))
-        } else {
-            Err(InvalidSubjectId)
-        }
+        check(text).map(|id| Self(id.into()))
     }
 
     /// The id's text.
@@ -64,6 +60,11 @@ impl SubjectId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+fn check(text: &str) -> Result<&str, InvalidSubjectId> {
+    let is_id = (1..=MAX_SUBJECT_ID_BYTES).contains(&text.len()) && !text.contains('\0');
+    if is_id { Ok(text) } else { Err(InvalidSubjectId) }
 }
 
 /// Who holds a subscription: a user or a client, and its id. A user and a client of one id are two subjects.
@@ -77,6 +78,59 @@ pub struct Subject {
 
 /// The id is personal data and never printed: a log line that shows a subject shows its kind alone.
 impl fmt::Debug for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.borrowed().fmt(f)
+    }
+}
+
+impl Subject {
+    /// The subject, with an id that stays where it is.
+    #[must_use]
+    pub fn borrowed(&self) -> SubjectRef<'_> {
+        SubjectRef { kind: self.kind, id: self.id.as_str() }
+    }
+}
+
+/// A subject whose id stands elsewhere, such as in a request: enough to look something up.
+///
+/// Invariant: the id is that of a [`SubjectId`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SubjectRef<'a> {
+    kind: SubjectType,
+    id: &'a str,
+}
+
+impl<'a> SubjectRef<'a> {
+    /// Parses an id.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SubjectId::parse`].
+    pub fn parse(kind: SubjectType, id: &'a str) -> Result<Self, InvalidSubjectId> {
+        check(id).map(|id| Self { kind, id })
+    }
+
+    /// Whether it is a user or a client.
+    #[must_use]
+    pub fn kind(self) -> SubjectType {
+        self.kind
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(self) -> &'a str {
+        self.id
+    }
+
+    /// The subject, with an id of its own.
+    #[must_use]
+    pub fn to_subject(self) -> Subject {
+        Subject { kind: self.kind, id: SubjectId(self.id.into()) }
+    }
+}
+
+/// Without the id.
+impl fmt::Debug for SubjectRef<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Subject").field("kind", &self.kind).finish_non_exhaustive()
     }
@@ -105,6 +159,18 @@ mod tests {
     }
 
     #[test]
+    fn a_borrowed_subject_is_the_one_that_it_was_borrowed_from() {
+        for kind in SubjectType::ALL {
+            let subject = Subject { kind, id: SubjectId::parse("🎫").expect("an id") };
+            assert_eq!(subject.borrowed().to_subject(), subject);
+            assert_eq!(SubjectRef::parse(kind, "🎫"), Ok(subject.borrowed()));
+            for text in ["", "a\0b", &"x".repeat(1025)] {
+                assert_eq!(SubjectRef::parse(kind, text), Err(InvalidSubjectId));
+            }
+        }
+    }
+
+    #[test]
     fn ids_that_look_alike_stay_apart() {
         let nfc = SubjectId::parse("\u{e9}").expect("composed");
         let nfd = SubjectId::parse("e\u{301}").expect("decomposed");
@@ -116,6 +182,6 @@ mod tests {
     #[test]
     fn a_subject_never_prints_its_id() {
         let subject = Subject { kind: SubjectType::User, id: SubjectId::parse("jane@example.com").expect("an id") };
-        assert!(!format!("{subject:?}").contains("jane"));
+        assert!(!format!("{subject:?} {:?}", subject.borrowed()).contains("jane"));
     }
 }

@@ -18,7 +18,7 @@ use super::{
     wire::{BodyText, nullable_object, object},
 };
 use crate::{
-    domain::subject::{Subject, SubjectId, SubjectType},
+    domain::subject::{SubjectRef, SubjectType},
     service::{
         decision::{DecisionRequest, Party},
         metrics::Hook,
@@ -166,18 +166,18 @@ fn written<T: Serialize>(answer: Answer<T>) -> Result<Response<Full<Bytes>>, Pro
     whole(&answer.map_err(Refusal::into_problem)?.0)
 }
 
-fn decision_request<'a>(request: &HookRequest<'_>, scopes: &'a [&'a str], waited: Duration) -> DecisionRequest<'a> {
+fn decision_request<'a>(request: &'a HookRequest<'_>, scopes: &'a [&'a str], waited: Duration) -> DecisionRequest<'a> {
     DecisionRequest { user: request.user(), client: request.client(), scopes, waited }
 }
 
 impl HookRequest<'_> {
     /// The user that it names.
-    pub(super) fn user(&self) -> Option<Party> {
+    pub(super) fn user(&self) -> Option<Party<'_>> {
         self.user.as_ref().map(|user| party(SubjectType::User, user))
     }
 
     /// The client that it names.
-    pub(super) fn client(&self) -> Party {
+    pub(super) fn client(&self) -> Party<'_> {
         party(SubjectType::Client, &self.client)
     }
 
@@ -187,9 +187,9 @@ impl HookRequest<'_> {
     }
 }
 
-fn party(kind: SubjectType, party: &HookParty<'_>) -> Party {
-    match SubjectId::parse(&party.id.0) {
-        Ok(id) => Party::Subject(Subject { kind, id }),
+fn party<'a>(kind: SubjectType, party: &'a HookParty<'_>) -> Party<'a> {
+    match SubjectRef::parse(kind, &party.id.0) {
+        Ok(subject) => Party::Subject(subject),
         Err(_) => Party::Unholding,
     }
 }

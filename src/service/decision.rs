@@ -11,7 +11,7 @@ use crate::domain::{
     claims::{AdditionalClaims, ClaimsPrefix, additional},
     decision::{Decision, Knowledge, Parties, Stance, decide},
     facts::Facts,
-    subject::Subject,
+    subject::SubjectRef,
 };
 
 /// How long the log is not told again that claims were left out.
@@ -21,16 +21,18 @@ const TELL_LEFT_OUT_AGAIN: Duration = Duration::from_mins(1);
 static NOTHING: LazyLock<Facts> = LazyLock::new(Facts::default);
 
 /// A user or client that a hook request names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Party {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Party<'a> {
     /// One that may hold subscriptions.
-    Subject(Subject),
+    Subject(SubjectRef<'a>),
     /// One whose id no subscription can have: it holds nothing, and its id never reaches the database.
     Unholding,
 }
 
-impl Party {
-    fn subject(&self) -> Option<&Subject> {
+impl<'a> Party<'a> {
+    /// The subject, where it may hold subscriptions.
+    #[must_use]
+    pub fn subject(self) -> Option<SubjectRef<'a>> {
         match self {
             Self::Subject(subject) => Some(subject),
             Self::Unholding => None,
@@ -42,9 +44,9 @@ impl Party {
 #[derive(Debug, Clone)]
 pub struct DecisionRequest<'a> {
     /// The user; none when the request names none.
-    pub user: Option<Party>,
+    pub user: Option<Party<'a>>,
     /// The client.
-    pub client: Party,
+    pub client: Party<'a>,
     /// The requested scopes, as spelled.
     pub scopes: &'a [&'a str],
     /// How much of the time that a hook has is used up already.
@@ -114,8 +116,8 @@ impl Service {
             asks_user |= rule.requires != Requires::Client;
             asks_client |= rule.requires != Requires::User;
         }
-        let user_subject = user.as_ref().filter(|_| asks_user).and_then(Party::subject);
-        let client_subject = Some(&client).filter(|_| asks_client).and_then(Party::subject);
+        let user_subject = user.filter(|_| asks_user).and_then(Party::subject);
+        let client_subject = Some(client).filter(|_| asks_client).and_then(Party::subject);
         let subjects = [user_subject, client_subject];
         let found = self.facts.get(subjects, asked_at, deadline).await;
         let of_facts = found.iter().flatten().map(freshness).max().unwrap_or(Freshness::Fresh);

@@ -7,16 +7,15 @@ use crate::domain::{
     claims::{AdditionalClaims, additional},
     explain::{Explanation, Parties, explain},
     holdings::Holdings,
-    subject::Subject,
 };
 
 /// A hook request that is to be explained.
 #[derive(Debug, Clone)]
 pub struct ExplanationRequest<'a> {
     /// The user; none when the request names none.
-    pub user: Option<Party>,
+    pub user: Option<Party<'a>>,
     /// The client.
-    pub client: Party,
+    pub client: Party<'a>,
     /// The requested scopes, as spelled.
     pub scopes: &'a [&'a str],
     /// The instant; the present when none is given.
@@ -42,11 +41,7 @@ impl Service {
     ) -> Result<(DateTime<Utc>, Explanation<'a>, AdditionalClaims)> {
         let ExplanationRequest { user, client, scopes, at, known_at } = request;
         let at = at.unwrap_or_else(|| self.clock.now());
-        let subject = |party: &Party| match party {
-            Party::Subject(subject) => Some(subject.clone()),
-            Party::Unholding => None,
-        };
-        let subjects: [Option<Subject>; 2] = [user.as_ref().and_then(subject), subject(&client)];
+        let subjects = [user, Some(client)].map(|party| Some(party?.subject()?.to_subject()));
         let asked: Vec<_> = subjects.iter().flatten().cloned().collect();
         let (catalogue, found) = match known_at {
             None => self.read_holdings(&asked).await?,

@@ -91,9 +91,9 @@ pub async fn subscribe(service: &Arc<Service>, id: &str) -> anyhow::Result<Uuid>
 
 /// Whether a user keeps the scope under subscription.
 pub async fn kept(service: &Service, id: &str) -> anyhow::Result<bool> {
-    let client = Party::Subject(Subject { kind: SubjectType::Client, id: SubjectId::parse("c")? });
-    let request =
-        DecisionRequest { user: Some(Party::Subject(user(id)?)), client, scopes: &[SCOPE], waited: Duration::ZERO };
+    let (user, client) = (user(id)?, Subject { kind: SubjectType::Client, id: SubjectId::parse("c")? });
+    let (user, client) = (Some(Party::Subject(user.borrowed())), Party::Subject(client.borrowed()));
+    let request = DecisionRequest { user, client, scopes: &[SCOPE], waited: Duration::ZERO };
     Ok(service.decide(request).await?.kept().next().is_some())
 }
 

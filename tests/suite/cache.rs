@@ -44,8 +44,8 @@ fn subject(kind: SubjectType, id: &str) -> Subject {
 
 /// Whether the user holds the scope `email`, as a hook decides it.
 async fn holds(service: &Service, user: &str) -> bool {
-    let user = Some(Party::Subject(subject(SubjectType::User, user)));
-    let client = Party::Subject(subject(SubjectType::Client, "c"));
+    let (user, client) = (subject(SubjectType::User, user), subject(SubjectType::Client, "c"));
+    let (user, client) = (Some(Party::Subject(user.borrowed())), Party::Subject(client.borrowed()));
     let decision = service
         .decide(DecisionRequest { user, client, scopes: &["email"], waited: Duration::ZERO })
         .await

@@ -837,7 +837,8 @@ async fn check_plan_of_empty_tables(database: &Database, lane: &mut PgConnection
         let transaction = database.begin().await.expect("begun");
         execute(&transaction, UNCHECKED).await;
         execute(&transaction, "SET LOCAL statement_timeout = 0").await;
-        execute(&transaction, &format!("{} ON CONFLICT DO NOTHING", insert_scope(Backend::Postgres, "s", "any", 1))).await;
+        execute(&transaction, &format!("{} ON CONFLICT DO NOTHING", insert_scope(Backend::Postgres, "s", "any", 1)))
+            .await;
         let insert = format!(
             "INSERT INTO subscription (id, subject_type, subject_id, valid_from, version, created_at, updated_at)
             SELECT lpad(n::text, 32, '0')::uuid, 'user', 'subject-' || n, {AT}, 1, {AT}, {AT}

@@ -10,7 +10,10 @@ use super::{
     protocol::{Currency, Enlisted, Entry, Protocol},
 };
 use crate::{
-    domain::{facts::Facts, subject::Subject},
+    domain::{
+        facts::Facts,
+        subject::{Subject, SubjectRef},
+    },
     store::{self, lane::Connection},
 };
 
@@ -43,10 +46,10 @@ impl FactsCache {
     /// who asks at `now` and waits until the deadline.
     pub async fn get<const N: usize>(
         self: &Arc<Self>,
-        subjects: [Option<&Subject>; N],
+        subjects: [Option<SubjectRef<'_>>; N],
         now: Instant,
         deadline: Instant,
-    ) -> [Option<Found<Arc<Facts>>>; N] {
+    ) -> [Option<Found<Facts>>; N] {
         let mut found = subjects.map(|subject| self.fresh(subject?, now).map(Found::Fresh));
         let asked = subjects.iter().flatten().count();
         let hits = found.iter().flatten().count();
@@ -62,8 +65,8 @@ impl FactsCache {
     /// Loads what is not known, and waits for it until the deadline.
     async fn wait<const N: usize>(
         self: &Arc<Self>,
-        found: &mut [Option<Found<Arc<Facts>>>; N],
-        subjects: [Option<&Subject>; N],
+        found: &mut [Option<Found<Facts>>; N],
+        subjects: [Option<SubjectRef<'_>>; N],
         now: Instant,
         deadline: Instant,
     ) {
@@ -115,13 +118,13 @@ impl FactsCache {
         currency == Currency::Current && now < self.ground.right_until(entry.asked_at)
     }
 
-    fn fresh(&self, subject: &Subject, now: Instant) -> Option<Value> {
+    fn fresh(&self, subject: SubjectRef<'_>, now: Instant) -> Option<Value> {
         let (entry, currency) = self.protocol.look_up(subject)?;
-        self.is_fresh(&entry, currency, now).then(|| Arc::clone(&entry.value))
+        self.is_fresh(&entry, currency, now).then_some(entry.value)
     }
 
     /// What was right a while ago, if the operator allows it: with no change known, and not for too long.
-    fn stale(&self, subject: &Subject) -> Option<Value> {
+    fn stale(&self, subject: SubjectRef<'_>) -> Option<Value> {
         let (entry, currency) = self.protocol.look_up(subject)?;
         let right_until = match currency {
             Currency::Current => self.ground.right_until(entry.asked_at),
@@ -129,11 +132,11 @@ impl FactsCache {
             Currency::Unsure => entry.asked_at,
             Currency::Outdated => return None,
         };
-        (Instant::now() < right_until + self.ground.ages.max_stale).then(|| Arc::clone(&entry.value))
+        (Instant::now() < right_until + self.ground.ages.max_stale).then_some(entry.value)
     }
 
     /// Enlists the subjects that are not known for the next load; none where the database is not asked just now.
-    fn enlist(self: &Arc<Self>, subjects: &[&Subject], now: Instant) -> Vec<Option<Wait>> {
+    fn enlist(self: &Arc<Self>, subjects: &[SubjectRef<'_>], now: Instant) -> Vec<Option<Wait>> {
         if !self.ground.breaker.allows(now) {
             return subjects.iter().map(|_| None).collect();
         }
@@ -143,7 +146,7 @@ impl FactsCache {
             .map(|subject| {
                 let (sender, receiver) = oneshot::channel();
                 receivers.push(receiver);
-                (Subject::clone(subject), sender)
+                (subject.to_subject(), sender)
             })
             .collect();
         let is_good = |entry: &Entry, currency| self.is_fresh(entry, currency, now);
@@ -166,13 +169,13 @@ impl FactsCache {
             self.ground.metrics.count_cache_load(subjects.len());
             let asked_at = Instant::now();
             let values: Vec<_> = match self.load(subjects.clone()).await {
-                Ok(facts) => facts.into_iter().map(|facts| Ok(Arc::new(facts))).collect(),
+                Ok(facts) => facts.into_iter().map(Ok).collect(),
                 // One row that is not what it should be must not cost the others their answer.
                 Err(store::Error::Unexpected(_)) if subjects.len() > 1 => {
                     let mut values = Vec::with_capacity(subjects.len());
                     for subject in subjects {
                         let loaded = self.load(vec![subject]).await;
-                        values.push(loaded.map(|facts| Arc::new(facts.into_iter().next().unwrap_or_default())));
+                        values.push(loaded.map(|facts| facts.into_iter().next().unwrap_or_default()));
                     }
                     values.into_iter().map(|value| value.map_err(Arc::new)).collect()
                 }

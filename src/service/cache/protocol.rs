@@ -6,11 +6,11 @@
 //! with that stamp. A writer commits, moves the stamp, and only then answers. So facts whose stamp is still the
 //! present one know of every write that was answered before now.
 
-use std::{hash::BuildHasher as _, mem, sync::Arc};
+use std::{hash::BuildHasher as _, mem};
 
 use super::platform::{
-    AtomicU64, CROWD, Entries, HashMap, Instant, Key, Mutex, MutexGuard, Ordering, PoisonError, RandomState, STRIPES,
-    Value, Waiter, rules,
+    AtomicU64, CROWD, Entries, HashMap, Instant, Key, KeyRef, Mutex, MutexGuard, Ordering, PoisonError, RandomState,
+    STRIPES, Value, Waiter, borrowed, rules,
 };
 
 /// The state of knowledge about a subject.
@@ -30,7 +30,7 @@ impl Stamp {
 }
 
 /// Facts, and the knowledge that they were read at.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Entry {
     /// The facts.
     pub value: Value,
@@ -99,7 +99,7 @@ impl Protocol {
     }
 
     /// The entry of a subject, and how it stands to the present.
-    pub fn look_up(&self, key: &Key) -> Option<(Arc<Entry>, Currency)> {
+    pub fn look_up(&self, key: KeyRef<'_>) -> Option<(Entry, Currency)> {
         let entry = self.entries.get(key)?;
         let present = self.stamp(key);
         let currency = if entry.stamp == present {
@@ -114,7 +114,7 @@ impl Protocol {
 
     /// Tells that a change of the subject was committed. Whoever looks from now on gets facts that were read since.
     pub fn changed(&self, key: &Key) {
-        self.stripe(key).fetch_add(1, Ordering::SeqCst);
+        self.stripe(borrowed(key)).fetch_add(1, Ordering::SeqCst);
     }
 
     /// Tells that so many subjects were changed that naming them is not worth it.
@@ -142,12 +142,12 @@ impl Protocol {
             .into_iter()
             .map(|(key, waiter)| {
                 // A load may have ended since the caller looked.
-                if let Some((entry, currency)) = self.look_up(&key)
+                if let Some((entry, currency)) = self.look_up(borrowed(&key))
                     && is_good(&entry, currency)
                 {
-                    return Enlisted::Known(entry.value.clone());
+                    return Enlisted::Known(entry.value);
                 }
-                let present = self.stamp(&key);
+                let present = self.stamp(borrowed(&key));
                 loads.wait(key, present, waiter);
                 Enlisted::Waiting
             })
@@ -173,7 +173,7 @@ impl Protocol {
             loads.queue = later.into_iter().filter_map(|key| queue.remove_entry(&key)).collect();
         }
         let take_off = |(key, waiters): (Key, Vec<Waiter>)| {
-            let flight = (key.clone(), self.stamp(&key));
+            let flight = (key.clone(), self.stamp(borrowed(&key)));
             loads.flights.entry(flight.clone()).or_default().extend(waiters);
             flight
         };
@@ -192,11 +192,11 @@ impl Protocol {
         let mut values = values.into_iter();
         batch
             .into_iter()
-            .map(|(key, stamp)| {
-                let waiters = loads.flights.remove(&(key.clone(), stamp)).unwrap_or_default();
+            .map(|flight| {
+                let waiters = loads.flights.remove(&flight).unwrap_or_default();
                 let value = values.next().flatten();
                 if let Some(value) = &value {
-                    self.keep(key, value.clone(), stamp, asked_at);
+                    self.keep(borrowed(&flight.0), value.clone(), flight.1, asked_at);
                 }
                 (waiters, value)
             })
@@ -204,23 +204,23 @@ impl Protocol {
     }
 
     /// Called under the lock of `loads` only.
-    fn keep(&self, key: Key, value: Value, stamp: Stamp, asked_at: Instant) {
-        let stamp = if rules::stamp_comes_before_the_query() { stamp } else { self.stamp(&key) };
+    fn keep(&self, key: KeyRef<'_>, value: Value, stamp: Stamp, asked_at: Instant) {
+        let stamp = if rules::stamp_comes_before_the_query() { stamp } else { self.stamp(key) };
         if rules::older_facts_do_not_overwrite()
-            && self.entries.get(&key).is_some_and(|there| !stamp.supersedes(there.stamp))
+            && self.entries.get(key).is_some_and(|there| !stamp.supersedes(there.stamp))
         {
             return;
         }
         self.entries.put(key, Entry { value, stamp, asked_at });
     }
 
-    fn stamp(&self, key: &Key) -> Stamp {
+    fn stamp(&self, key: KeyRef<'_>) -> Stamp {
         let generation = self.stripe(key).load(Ordering::SeqCst);
         Stamp { generation, epoch: self.epoch.load(Ordering::SeqCst) }
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "only the low bits choose the stripe")]
-    fn stripe(&self, key: &Key) -> &AtomicU64 {
+    fn stripe(&self, key: KeyRef<'_>) -> &AtomicU64 {
         &self.stripes[self.hasher.hash_one(key) as usize % STRIPES]
     }
 
