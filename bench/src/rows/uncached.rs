@@ -3,6 +3,7 @@
 use std::{
     path::Path,
     process::{Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,7 +15,7 @@ use tollgate::store::facts;
 use super::{Fresh, misses};
 use crate::{
     ground::{Ground, Server, postmaster, seed, seed_sqlite},
-    payload::{FIRST_USER, scattered, user},
+    payload::{FIRST_USER, Question, scattered, user},
     processor,
     report::Report,
     sample::{Sample, Target, digits, float},
@@ -70,10 +71,21 @@ impl Asking {
     /// A block: checks a second, and the processor time of the service for each, in microseconds.
     async fn run(&mut self) -> anyhow::Result<(f64, f64)> {
         let questions = self.fresh.take(self.block);
+        self.ask(&questions).await
+    }
+
+    /// The same for one user again and again, whom the cache knows.
+    async fn run_cached(&mut self) -> anyhow::Result<(f64, f64)> {
+        let questions = self.fresh.take(1);
+        self.load.run(&questions, 1).await?;
+        self.ask(&questions).await
+    }
+
+    async fn ask(&mut self, questions: &Arc<[Question]>) -> anyhow::Result<(f64, f64)> {
         let before = self.tollgate.time()?;
-        let block = self.load.run(&questions, questions.len()).await?;
+        let block = self.load.run(questions, self.block).await?;
         let time = self.tollgate.time()?.saturating_sub(before);
-        Ok((block.rate(), time.as_secs_f64() * 1e6 / float(questions.len())))
+        Ok((block.rate(), time.as_secs_f64() * 1e6 / float(self.block)))
     }
 }
 
@@ -132,6 +144,27 @@ async fn postgres(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
         let metric = async |name| asking.tollgate.metric(name).await;
         let batch =
             metric("tollgate_cache_loaded_subjects_total").await? / metric("tollgate_cache_loads_total").await?;
+        if connections == 1 {
+            // They are to be compared with what was measured just before, in the same state of the machine.
+            let mut cached = Sample::new();
+            for _ in 0..2 * rounds {
+                cached.push(asking.run_cached().await?.0);
+            }
+            let each = |rate: &Sample| 1e6 / rate.median();
+            let (check, hook, statement) = (each(&own_rates), each(&cached), each(&rates));
+            report.figure(
+                "where the time of an uncached check goes, 1 connection",
+                format!(
+                    "{} µs from the request to the next: {} as long as a request that the cache answers, {} as long as \
+                    pgbench takes for the statement, {} beyond both; so the ratio could be {} at most",
+                    digits(check),
+                    digits(hook),
+                    digits(statement),
+                    digits(check - hook - statement),
+                    digits(statement / (hook + statement))
+                ),
+            );
+        }
         report.figure(
             format!("uncached hook, {}", counted(connections)),
             format!(
