@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use poem::http::{HeaderMap, HeaderName};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// Guessers that are counted at once. When there are more, they share one count: memory is bounded, and so many at
 /// once are one attack.
 const MAX_COUNTED: usize = 16 * 1024;
@@ -106,6 +107,14 @@ impl Guard {
             }
         }
         Some(source)
+    }
+
+    /// Whether a proxy of ours says that what came to it came over TLS.
+    pub fn is_forwarded_tls(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> bool {
+        let is_ours = peer.is_some_and(|peer| self.is_proxy(peer.to_canonical()));
+        let mut lines = headers.get_all(X_FORWARDED_PROTO).into_iter();
+        // Of several words the first one is the browser's side; one that says several things is not believed.
+        is_ours && lines.next().is_some_and(|line| line == "https") && lines.next().is_none()
     }
 
     fn is_proxy(&self, address: IpAddr) -> bool {

@@ -382,6 +382,14 @@ pub struct Caller {
     pub role: Option<Role>,
 }
 
+impl Caller {
+    /// Whether the caller's role is enough for an operation of the management API.
+    #[must_use]
+    pub fn may(&self, operation: &str) -> bool {
+        matches!(access(operation), Some(Access::Api(needed)) if self.role >= Some(needed))
+    }
+}
+
 /// What decides who is let in.
 #[derive(Debug)]
 pub struct Gate {
@@ -448,19 +456,43 @@ impl Gate {
                 Ok("access".into())
             }
             Some(Access::Api(needed)) => {
-                let checked = self.management.check(shown.headers, &self.service, &self.remembered_callers);
-                let caller = Box::pin(checked).await.map_err(|denial| self.deny(Surface::Management, denial, shown))?;
-                if caller.role >= Some(needed) {
-                    return Ok(caller.name.into());
-                }
-                let (method, reason) = Reason::Role.labels();
-                self.service.metrics().count_denial(Surface::Management.as_str(), method, reason);
-                let request_id = shown.request_id.to_str().unwrap_or_default();
-                tracing::info!(actor = caller.name, needed = needed.as_str(), request_id, "a role was missing");
-                Err(forbidden(format!("This needs the role `{}`.", needed.as_str())))
+                let caller = self.caller(shown).await?;
+                self.permit(&caller, needed, shown)?;
+                Ok(caller.name.into())
             }
             None => Err(forbidden("No credential allows this.".to_owned())),
         }
+    }
+
+    /// Checks the credentials of a request to the management API, and tells whose they are.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Gate::admit`], but for a role that is missing.
+    pub async fn caller(&self, shown: Shown<'_>) -> std::result::Result<Caller, Problem> {
+        let checked = self.management.check(shown.headers, &self.service, &self.remembered_callers);
+        Box::pin(checked).await.map_err(|denial| self.deny(Surface::Management, denial, shown))
+    }
+
+    /// Checks that a caller has at least a role.
+    ///
+    /// # Errors
+    ///
+    /// 403.
+    pub fn permit(&self, caller: &Caller, needed: Role, shown: Shown<'_>) -> std::result::Result<(), Problem> {
+        if caller.role >= Some(needed) {
+            return Ok(());
+        }
+        let (method, reason) = Reason::Role.labels();
+        self.service.metrics().count_denial(Surface::Management.as_str(), method, reason);
+        let request_id = shown.request_id.to_str().unwrap_or_default();
+        tracing::info!(actor = caller.name, needed = needed.as_str(), request_id, "a role was missing");
+        Err(forbidden(format!("This needs the role `{}`.", needed.as_str())))
+    }
+
+    /// Whether what a request came over is TLS, by the word of a proxy of ours.
+    pub fn is_forwarded_tls(&self, shown: Shown<'_>) -> bool {
+        self.guard.is_forwarded_tls(shown.peer, shown.headers)
     }
 
     /// Counts and logs that somebody was not let in. The log gets the reason, the caller does not.
