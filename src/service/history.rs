@@ -155,7 +155,7 @@ impl Service {
 }
 
 /// What subscriptions make a subject hold.
-fn holdings(subscriptions: &[Subscription]) -> Holdings {
+pub(super) fn holdings(subscriptions: &[Subscription]) -> Holdings {
     let with_claims = subscriptions.iter().filter(|subscription| !subscription.claims.is_empty());
     let bearing = |subscription: &Subscription| Bearing {
         id: subscription.id,

@@ -8,11 +8,13 @@ use uuid::Uuid;
 
 use super::{
     Apart, Error, Expected, Origin, Result, Service, Touched, all_to_their_end,
+    explain::ExplanationRequest,
     idempotency::{Begun, Kept, undo},
     in_time, new_id, to_its_end,
 };
 use crate::{
     domain::{
+        explain::Explanation,
         external::{External, ExternalKey},
         life::Transition,
         scope::Scope,
@@ -131,6 +133,19 @@ pub struct Written {
     pub outcome: Outcome,
 }
 
+/// What a write would come to, were it done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preview<'a> {
+    /// The subscription as it is; none when there is none yet.
+    pub before: Option<Subscription>,
+    /// The subscription as it would be.
+    pub after: Subscription,
+    /// The instant of which the explanations are.
+    pub at: DateTime<Utc>,
+    /// What a hook request is answered as it is, and what it would be answered.
+    pub explanations: [Explanation<'a>; 2],
+}
+
 /// A write within its transaction.
 #[derive(Debug)]
 pub(super) struct Applied {
@@ -213,6 +228,45 @@ impl Service {
             Ok(written)
         })
         .await
+    }
+
+    /// What a write would come to, and what it would make of the answer to a hook request. It is done as every write is,
+    /// and taken back: what refuses the write refuses this.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Service::write_subscription`].
+    pub async fn preview_subscription<'a>(
+        self: &Arc<Self>,
+        write: Write,
+        request: ExplanationRequest<'a>,
+    ) -> Result<Preview<'a>> {
+        let service = Arc::clone(self);
+        let (applied, after) = to_its_end(async move {
+            let now = service.clock.now();
+            let transaction = service.database.begin().await?;
+            let tried = async {
+                let applied = apply(&transaction, now, write).await?;
+                let all = store::subscription::of_subject(&transaction, &applied.after.subject).await?;
+                Ok((applied, all))
+            };
+            let tried = tried.await;
+            undo(transaction).await;
+            match tried {
+                Ok(tried) => Ok(tried),
+                Err(error) => Err(narrowed(service.database.readers(), error).await),
+            }
+        })
+        .await?;
+        let before = match applied.outcome {
+            Outcome::Created | Outcome::Changed => applied.before,
+            Outcome::Unchanged | Outcome::Outdated => Some(applied.after.clone()),
+        };
+        let others = after.iter().filter(|one| one.id != applied.after.id);
+        let all_before: Vec<_> = others.chain(&before).cloned().collect();
+        let whose = applied.after.subject.clone();
+        let (at, explanations) = self.explain_change(request, &whose, [&all_before, &after]).await?;
+        Ok(Preview { before, after: applied.after, at, explanations })
     }
 
     /// Writes to many subscriptions, in their order and in one transaction: all of it, or, unless it is `atomic`, what
