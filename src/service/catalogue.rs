@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
+
 use super::{
     Error, Expected, Origin, Result, Service, Touched,
     idempotency::{Begun, Kept, undo},
-    in_time, to_its_end,
+    in_time,
+    losses::Lost,
+    to_its_end,
 };
 use crate::{
     domain::{
@@ -33,6 +37,15 @@ pub struct NewCatalogueScope {
     pub enforced: bool,
     /// What a token is told while it is held.
     pub claims: Claims,
+}
+
+/// How many subjects hold a scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holders {
+    /// The subjects that were counted.
+    pub subjects: u64,
+    /// Whether these are all.
+    pub is_all: bool,
 }
 
 impl Service {
@@ -89,6 +102,29 @@ impl Service {
     /// [`Error::Store`] when the database cannot be asked.
     pub async fn scopes(&self, after: Option<&Scope>, limit: u64) -> Result<Vec<CatalogueScope>> {
         in_time(store::catalogue::list(self.database.readers(), after, limit)).await
+    }
+
+    /// How many subjects hold a scope now by subscriptions of their own, counted up to `most` subscriptions that grant it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Store`] when the database cannot be asked, or does not answer in time: it looks at every subscription
+    /// that names the scope until it has found so many.
+    pub async fn holders(&self, scope: &Scope, most: u64) -> Result<Holders> {
+        let now = self.clock.now();
+        let count = async {
+            let reading = self.database.begin_reading().await?;
+            store::subscription::count_holders(&reading, scope, now, most).await
+        };
+        let (subjects, granting) = in_time(count).await?;
+        Ok(Holders { subjects, is_all: granting < most })
+    }
+
+    /// How many subjects would have lost a scope in the last day, were its rule enforced, by what this process has
+    /// decided; none when there was nobody. And since when that is counted.
+    #[must_use]
+    pub fn losses(&self, scope: &Scope) -> (Option<Lost>, DateTime<Utc>) {
+        (self.losses.of(scope.as_str(), self.clock.now()), self.losses.since())
     }
 
     /// Changes a scope.
@@ -151,7 +187,7 @@ impl Service {
 
 fn change<'a>(
     origin: &'a Origin,
-    at: chrono::DateTime<chrono::Utc>,
+    at: DateTime<Utc>,
     action: &'static str,
     name: &'a Scope,
     before: Option<&'a CatalogueScope>,

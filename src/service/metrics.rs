@@ -498,6 +498,11 @@ impl Metrics {
         self.answers[freshness as usize].inc();
     }
 
+    /// How many decisions rested on how fresh facts.
+    pub fn answers(&self) -> [(Freshness, u64); Freshness::ALL.len()] {
+        Freshness::ALL.map(|freshness| (freshness, self.answers[freshness as usize].get()))
+    }
+
     /// Counts that changes may have been missed.
     pub fn count_feed_doubt(&self) {
         self.feed_doubts.inc();

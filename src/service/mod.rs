@@ -34,9 +34,12 @@ pub mod entitlement;
 pub mod error;
 pub mod explain;
 pub mod feed;
+pub mod health;
 pub mod history;
 mod idempotency;
+pub mod losses;
 pub mod metrics;
+pub mod refusals;
 pub mod subscription;
 pub mod token;
 
@@ -51,7 +54,9 @@ use feed::Feed;
 pub use feed::FeedSettings;
 pub use idempotency::Idempotency;
 use idempotency::Running;
+use losses::Losses;
 pub use metrics::Metrics;
+use refusals::Refusals;
 use token::Uses;
 
 /// What an operator decides about the rules.
@@ -157,6 +162,8 @@ pub struct Service {
     exports: Arc<Semaphore>,
     feed: Arc<Feed>,
     metrics: Arc<Metrics>,
+    losses: Losses,
+    refusals: Refusals,
     policy: Policy,
     /// When the log was last told that claims were left out.
     left_out_told: Mutex<Option<Instant>>,
@@ -196,6 +203,7 @@ impl Service {
             Arc::clone(&clock),
             new_id(clock.now()),
         );
+        let losses = Losses::new(clock.now());
         Arc::new(Self {
             clock,
             database,
@@ -209,6 +217,8 @@ impl Service {
             exports: Arc::new(Semaphore::new(CONCURRENT_EXPORTS)),
             feed,
             metrics,
+            losses,
+            refusals: Refusals::default(),
             policy,
             left_out_told: Mutex::default(),
         })

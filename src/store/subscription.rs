@@ -299,19 +299,13 @@ async fn listed<C: ConnectionTrait>(
         condition = condition.add(Column::SubjectType.eq(kind.as_str())).add(Column::SubjectId.eq(id.as_str()));
     }
     if let Some(scope) = scope {
-        let naming = subscription_scope::Entity::find()
-            .select_only()
-            .column(subscription_scope::Column::SubscriptionId)
-            .filter(subscription_scope::Column::Scope.eq(scope.as_str()))
-            .into_query();
-        condition = condition.add(Column::Id.in_subquery(naming));
+        condition = condition.add(names(scope));
     }
     if let Some(status) = status {
         condition = condition.add(has_status(*status, now));
     }
     if let Some(instant) = active_at {
-        let granting = [Status::Active, Status::Grace].map(|status| has_status(status, *instant));
-        condition = condition.add(granting.into_iter().fold(Condition::any(), Condition::add));
+        condition = condition.add(grants(*instant));
     }
     if let Some(source) = source {
         // What the index of sources asks for, word by word. Every row has a version: see the migration of that index.
@@ -333,6 +327,61 @@ async fn listed<C: ConnectionTrait>(
     };
     let rows = query.order_by_asc(Column::Id).limit(limit).all(connection).await?;
     with_scopes(connection, rows).await
+}
+
+/// How many subjects hold a scope at `now`, and how many subscriptions were looked at that grant it: `most` of them at most.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`] when the database cannot be asked.
+pub async fn count_holders<C: ConnectionTrait>(
+    connection: &C,
+    scope: &Scope,
+    now: DateTime<Utc>,
+    most: u64,
+) -> Result<(u64, u64)> {
+    let granting = Entity::find()
+        .select_only()
+        .column(Column::SubjectType)
+        .column(Column::SubjectId)
+        .filter(Condition::all().add(Column::DeletedAt.is_null()).add(names(scope)).add(grants(now)))
+        .limit(most)
+        .build(connection.get_database_backend());
+    let sql = format!(
+        "SELECT count(*), coalesce(sum(subscriptions), 0) FROM (
+            SELECT count(*) AS subscriptions FROM ({}) AS granting GROUP BY subject_type, subject_id
+        ) AS subject",
+        granting.sql
+    );
+    let sum = if connection.get_database_backend() == DbBackend::Postgres {
+        // A sum of bigints is a numeric there.
+        sql.replace("sum(subscriptions)", "sum(subscriptions)::bigint")
+    } else {
+        sql
+    };
+    let statement = Statement { sql: sum, ..granting };
+    let row = connection.query_one_raw(statement).await?.ok_or_else(|| Error::corrupt("count"))?;
+    let count = |index| -> Result<u64> {
+        let count: i64 = row.try_get_by_index(index)?;
+        Ok(u64::try_from(count).unwrap_or_default())
+    };
+    Ok((count(0)?, count(1)?))
+}
+
+/// Whether a subscription names a scope.
+fn names(scope: &Scope) -> Condition {
+    let naming = subscription_scope::Entity::find()
+        .select_only()
+        .column(subscription_scope::Column::SubscriptionId)
+        .filter(subscription_scope::Column::Scope.eq(scope.as_str()))
+        .into_query();
+    Condition::all().add(Column::Id.in_subquery(naming))
+}
+
+/// Whether a subscription grants its scopes at an instant.
+fn grants(instant: DateTime<Utc>) -> Condition {
+    let granting = [Status::Active, Status::Grace].map(|status| has_status(status, instant));
+    granting.into_iter().fold(Condition::any(), Condition::add)
 }
 
 /// [`Life::status`] as a condition: a repetition of that rule, which the agreement test holds to it.
