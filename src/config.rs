@@ -15,6 +15,7 @@ use crate::{
     },
     http::{
         auth::{issuer::AddressError, jwt},
+        console::openid::OpenIdSettings,
         contract::Contract,
         tls::Files,
         transfer::Format,
@@ -44,6 +45,8 @@ pub const DEMO_USERNAME: &str = "hook";
 pub const DEMO_PASSWORD: &str = "hook";
 /// The demo's bearer token.
 pub const DEMO_ADMIN_TOKEN: &str = "demo";
+/// The shortest key of the console: whoever has a cookie can try keys for as long as they like.
+const MIN_CONSOLE_KEY_BYTES: usize = 32;
 /// How long to go on serving after the process was told to stop, unless told otherwise.
 const DRAIN_DELAY: Duration = Duration::from_secs(3);
 
@@ -83,6 +86,12 @@ pub struct ServeSettings {
     pub policy: Policy,
     /// Whether replicas wake each other with notifications.
     pub feed_wake_up: bool,
+    /// Whether the console is served.
+    pub console: bool,
+    /// What the sessions of the console are sealed with, if replicas share them.
+    pub console_key: Option<Secret>,
+    /// How to sign in to the console at an OpenID provider, if people do.
+    pub console_openid: Option<OpenIdSettings>,
     /// Whether changes without `If-Match` are refused.
     pub require_if_match: bool,
     /// How long to go on trying to reach the database at the start.
@@ -302,6 +311,12 @@ pub enum ConfigError {
     /// The bootstrap token would be taken for another kind of token.
     #[error("TOLLGATE_ADMIN_TOKEN has the form of a signed token (two dots); choose another one")]
     AdminTokenForm,
+    /// A key that could be guessed from what it has sealed.
+    #[error("TOLLGATE_CONSOLE_KEY is shorter than {MIN_CONSOLE_KEY_BYTES} bytes: choose a long random one")]
+    ConsoleKey,
+    /// Whoever stands between would be sent what signs people in.
+    #[error("TOLLGATE_CONSOLE_URL: {0}")]
+    ConsoleUrl(AddressError),
     /// A certificate without key, or a key without certificate.
     #[error("TOLLGATE_TLS_CERT_FILE and TOLLGATE_TLS_KEY_FILE must both be set, or neither")]
     TlsHalf,
@@ -424,6 +439,12 @@ fn serve(
     if hook_open && !args.listen.ip().is_loopback() && !args.allow_open_hooks {
         return Err(ConfigError::OpenHooks(args.listen));
     }
+    let console_key = secret(environment, "TOLLGATE_CONSOLE_KEY")?;
+    if console_key.as_ref().is_some_and(|key| key.expose().len() < MIN_CONSOLE_KEY_BYTES) {
+        return Err(ConfigError::ConsoleKey);
+    }
+    let client_secret = secret(environment, "TOLLGATE_CONSOLE_OPENID_CLIENT_SECRET")?;
+    let console_openid = credentials::console_openid(&args, client_secret)?;
     let tls = credentials::tls(&args)?;
     Ok(ServeSettings {
         demo: args.demo,
@@ -457,6 +478,9 @@ fn serve(
             keep_changes: args.keep_changes,
         },
         feed_wake_up: args.feed_wake_up,
+        console: args.console,
+        console_key,
+        console_openid,
         require_if_match: args.require_if_match,
         startup_timeout: args.startup_timeout,
         // Nobody balances the load of a demo, and a person waits for it to end.

@@ -28,6 +28,7 @@ use tollgate::{
             issuer::{Issuer, KeyClient, Pace, Source},
             jwt::{Accept, Patience, Verifier},
         },
+        console::{Console, openid::OpenId},
         router::{Readiness, Router, Surface},
         server::{self, Limits},
         tls::{RELOAD_INTERVAL, Tls},
@@ -167,6 +168,11 @@ async fn serve(settings: ServeSettings) -> anyhow::Result<()> {
         () = gate.begun() => {}
         () = signals.recv() => return Ok(()),
     }
+    let console = console(&settings)?;
+    let with_console = |router: Router| match &console {
+        Some(console) => router.with_console(Arc::clone(console)),
+        None => router,
+    };
     let (stop, stopped) = watch::channel(false);
     let (drain_delay, drain_timeout) = (settings.drain_delay, settings.drain_timeout);
     let limits = Limits { drain_delay, drain_timeout, ..Limits::default() };
@@ -177,9 +183,10 @@ async fn serve(settings: ServeSettings) -> anyhow::Result<()> {
     let mut serving = JoinSet::new();
     if let Some(api) = api {
         serving.spawn(serve(hooks, Surface::Hooks, router().with(Surface::Hooks)));
-        serving.spawn(serve(api, Surface::Management, router().with(Surface::Management)));
+        serving.spawn(serve(api, Surface::Management, with_console(router().with(Surface::Management))));
     } else {
-        serving.spawn(serve(hooks, Surface::Hooks, router().with(Surface::Hooks).with(Surface::Management)));
+        let both = router().with(Surface::Hooks).with(Surface::Management);
+        serving.spawn(serve(hooks, Surface::Hooks, with_console(both)));
     }
     // Operators can look until the last request has ended.
     let (stop_operations, operations_stopped) = watch::channel(false);
@@ -328,6 +335,19 @@ fn router(
     Ok((gate, router))
 }
 
+/// The pages for support staff, where they are served.
+fn console(settings: &ServeSettings) -> anyhow::Result<Option<Arc<Console>>> {
+    if !settings.console {
+        return Ok(None);
+    }
+    let key = settings.console_key.as_ref().map(|key| key.expose().as_bytes());
+    let console = Console::new(key).context("the console cannot begin")?;
+    Ok(Some(Arc::new(match settings.console_openid.clone() {
+        Some(openid) => console.with_openid(OpenId::new(openid)?),
+        None => console,
+    })))
+}
+
 /// Verifies the tokens of the issuers that the settings name.
 fn verifier<T: Clone>(
     service: &Arc<Service>,
@@ -419,6 +439,8 @@ What that user holds, until when, and why not:
 
 Cancel the user's 'reports' subscription, then ask again:
   curl -s -X POST -H 'Authorization: Bearer {token}' {scheme}://{api}/v1/subscriptions/{cancelable}/cancel
+
+The console to look at it with the token '{token}': {scheme}://{api}/console
 
 The API to browse: {scheme}://{api}/docs     Metrics: {operations_scheme}://{operations}/metrics     Stop: Ctrl-C
 "

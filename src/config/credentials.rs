@@ -7,9 +7,10 @@ use super::{
     line::{HookJwtKeysArg, ServeArgs},
 };
 use crate::{
-    domain::token::Role,
+    domain::{scope::Scope, token::Role},
     http::{
         auth::issuer::{Address, AddressError, Source},
+        console::openid::OpenIdSettings,
         tls::{Files, NamedFile},
     },
 };
@@ -148,6 +149,35 @@ pub fn api_jwt(args: &ServeArgs, issuer: &str) -> Result<ApiJwt, ConfigError> {
         return Err(ConfigError::SharedScope(scope.clone()));
     }
     Ok(ApiJwt { trust, scopes })
+}
+
+/// How to sign in to the console at the OpenID provider.
+pub fn console_openid(args: &ServeArgs, client_secret: Option<Secret>) -> Result<Option<OpenIdSettings>, ConfigError> {
+    let Some(client_id) = args.console_openid_client_id.clone() else {
+        return match client_secret {
+            Some(_) => Err(ConfigError::JwtIncomplete {
+                needs: "TOLLGATE_CONSOLE_OPENID_CLIENT_SECRET is set",
+                missing: "TOLLGATE_CONSOLE_OPENID_CLIENT_ID",
+            }),
+            None => Ok(None),
+        };
+    };
+    let needs = "TOLLGATE_CONSOLE_OPENID_CLIENT_ID is set";
+    let missing = |missing| ConfigError::JwtIncomplete { needs, missing };
+    let issuer = args.api_jwt_issuer.clone().ok_or_else(|| missing("TOLLGATE_API_JWT_ISSUER"))?;
+    let base = args.console_url.as_deref().ok_or_else(|| missing("TOLLGATE_CONSOLE_URL"))?;
+    // What keeps keys from being exchanged on their way keeps codes from it, too.
+    Address::parse(base).map_err(ConfigError::ConsoleUrl)?;
+    Ok(Some(OpenIdSettings {
+        description: key_address("TOLLGATE_API_JWT_ISSUER", &issuer, Address::of_description)?,
+        issuer,
+        client_id,
+        client_secret: client_secret.map(|secret| secret.expose().to_owned()),
+        scopes: [&args.api_jwt_reader_scope, &args.api_jwt_writer_scope, &args.api_jwt_admin_scope]
+            .map(Scope::to_string)
+            .into(),
+        base: base.trim_end_matches('/').to_owned(),
+    }))
 }
 
 fn key_address(

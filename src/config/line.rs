@@ -30,6 +30,10 @@ by the variable with _FILE appended, whose content is taken without the line bre
                            its user name [default: that of the first]
   TOLLGATE_ADMIN_TOKEN     the bearer token of the bootstrap administrator; without it the API takes tokens that Tollgate
                            has made, and those of an OpenID provider
+  TOLLGATE_CONSOLE_KEY     what the sessions of the console are sealed with, 32 bytes or more, the same for all replicas;
+                           without it a random key, and each session is one of one process
+  TOLLGATE_CONSOLE_OPENID_CLIENT_SECRET
+                           the secret of the console at the OpenID provider, if it has one there
 
 Durations are an integer and `ms`, `s`, `m` or `h`.";
 
@@ -352,6 +356,16 @@ pub struct ServeArgs {
     /// Let replicas on Postgres wake each other with notifications; without, they look once a second
     #[arg(long, env = "TOLLGATE_FEED_WAKE_UP", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", default_value_t = true)]
     pub feed_wake_up: bool,
+    /// Serve the console, pages for support staff, beside the management API at /console
+    #[arg(long, env = "TOLLGATE_CONSOLE", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", default_value_t = true)]
+    pub console: bool,
+    /// What the OpenID provider of the management API knows the console as: people sign in there, too. It has to send
+    /// them back to /console/openid/callback below the URL of the console
+    #[arg(long, env = "TOLLGATE_CONSOLE_OPENID_CLIENT_ID")]
+    pub console_openid_client_id: Option<String>,
+    /// Where browsers find the console: a URL without a path
+    #[arg(long, env = "TOLLGATE_CONSOLE_URL")]
+    pub console_url: Option<String>,
     /// Refuse changes without If-Match
     #[arg(long, env = "TOLLGATE_REQUIRE_IF_MATCH", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", default_value_t = false)]
     pub require_if_match: bool,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
     Request,
-    header::{self, HeaderName},
+    header::{self, HeaderName, HeaderValue},
 };
 use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -142,6 +142,27 @@ impl HttpClient {
             request = request.header(name, value);
         }
         timeout(patience, self.send(request, body, limit)).await.map_err(|_| ClientError::TimedOut(patience))?
+    }
+
+    /// Posts a form to an address, with the credentials that a header `Authorization` holds.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`] when there is no answer.
+    pub async fn post_form(
+        &self,
+        url: &str,
+        authorization: Option<HeaderValue>,
+        form: String,
+        limit: usize,
+    ) -> Result<Reply, ClientError> {
+        let mut request = Request::post(url)
+            .header(header::ACCEPT, "application/json")
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        if let Some(authorization) = authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        self.send(request, form.into(), limit).await
     }
 
     async fn send(

@@ -19,6 +19,16 @@ const DENY: HeaderValue = HeaderValue::from_static("DENY");
 /// For a year a browser does not try without TLS.
 const TLS_ONLY: HeaderValue = HeaderValue::from_static("max-age=31536000");
 
+/// What a page of the console may do: use our one style sheet and our one script, ask this service, and send forms to
+/// it. What somebody manages to write into a page loads nothing and runs nothing.
+pub const CONSOLE: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; \
+     form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+);
+/// A browser says where a form comes from to whom it belongs to alone. With `no-referrer` it would tell us nothing of
+/// a form's origin either, which is what a foreign form is told by.
+pub const SAME_ORIGIN: HeaderValue = HeaderValue::from_static("same-origin");
+
 /// How long what changes with the version only may be kept.
 pub const SHORTLY: HeaderValue = HeaderValue::from_static("max-age=300");
 

@@ -170,6 +170,15 @@ fn decision_request<'a>(request: &'a HookRequest<'_>, scopes: &'a [&'a str], wai
     DecisionRequest { user: request.user(), client: request.client(), scopes, waited }
 }
 
+impl<'a> HookRequest<'a> {
+    /// The request that names these.
+    pub(super) fn new(user: Option<&'a str>, client: &'a str, scopes: &[&'a str]) -> Self {
+        let text = |text: &'a str| BodyText(Cow::Borrowed(text));
+        let party = |id| HookParty { id: text(id) };
+        Self { user: user.map(party), client: party(client), scopes: scopes.iter().map(|scope| text(scope)).collect() }
+    }
+}
+
 impl HookRequest<'_> {
     /// The user that it names.
     pub(super) fn user(&self) -> Option<Party<'_>> {

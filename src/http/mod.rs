@@ -20,6 +20,7 @@ pub mod catalogue;
 pub mod claims;
 pub mod client;
 pub mod connection;
+pub mod console;
 pub mod contract;
 pub mod entitlement;
 pub mod explain;

@@ -33,6 +33,7 @@ use super::{
     App,
     admission::Admitted,
     auth::{self, Access, Gate, Shown},
+    console::{self, Console},
     contract::{self, Contract, ManagementApi},
     headers::{self, Reader},
     hook::{self, HookApi},
@@ -170,6 +171,8 @@ pub struct Router {
     app: Arc<App>,
     gate: Arc<Gate>,
     readiness: Arc<Readiness>,
+    /// The pages for support staff, where they are served.
+    console: Option<Arc<Console>>,
     /// Targets by path. A path with parameters is a template such as `/v1/scopes/{name}`.
     plain: HashMap<String, Targets>,
     templates: Vec<(Vec<String>, Targets)>,
@@ -195,7 +198,16 @@ impl Router {
     #[must_use]
     pub fn new(app: Arc<App>, gate: Arc<Gate>, readiness: Arc<Readiness>) -> Self {
         let (plain, templates) = (HashMap::new(), Vec::new());
-        Self { app, gate, readiness, plain, templates }
+        Self { app, gate, readiness, console: None, plain, templates }
+    }
+
+    /// The same router, serving the pages for support staff, too. They have a table of routes of their own.
+    #[must_use]
+    pub fn with_console(self, console: Arc<Console>) -> Self {
+        for route in &console::ROUTES {
+            self.app.service.metrics().expect_operation(route.id);
+        }
+        Self { console: Some(console), ..self }
     }
 
     /// The same router, serving a surface more.
@@ -279,7 +291,7 @@ impl Router {
         }
     }
 
-    /// What is served, by method and path; a path with parameters is a template.
+    /// What is served, by method and path, but for the console; a path with parameters is a template.
     pub fn routes(&self) -> Vec<(Method, String)> {
         let templates = self.templates.iter().map(|(template, targets)| (template.join("/"), targets));
         let paths = self.plain.iter().map(|(path, targets)| (path.clone(), targets)).chain(templates);
@@ -298,7 +310,7 @@ impl Router {
         };
         let (version, is_head) = (request.version(), request.method() == Method::HEAD);
         let is_tls = self.app.is_tls_everywhere && ends.scheme == Scheme::HTTPS;
-        let mut reader = Reader::Anybody;
+        let (mut reader, mut is_page) = (Reader::Anybody, false);
         let mut answered = match self.target(request.method(), request.uri().path()) {
             Ok(Target::Operation(operation)) => {
                 line.operation = operation.id;
@@ -313,9 +325,15 @@ impl Router {
             Ok(Target::Fixed(fixed)) => {
                 or_failed(Box::pin(self.fixed(fixed)).map(Ok), &line).await.unwrap_or_else(answer)
             }
-            Err(problem) => answer(problem),
+            Err(problem) => match self.console.as_deref().filter(|_| console::is_below(request.uri().path())) {
+                Some(console) => {
+                    is_page = true;
+                    Box::pin(self.show(console, &mut line, request, ends)).await
+                }
+                None => answer(problem),
+            },
         };
-        if is_bare_error(&answered) {
+        if !is_page && is_bare_error(&answered) {
             // A library said no before any code of ours; its words may repeat what was sent.
             answered = answer(Problem::of_status(answered.status()));
         }
@@ -400,6 +418,34 @@ impl Router {
         request.set_data(origin);
         request.set_data(Arc::clone(&self.app));
         Ok(answer(operation.endpoint.get_response(request).await))
+    }
+
+    /// Answers with a page of the console.
+    async fn show(&self, console: &Console, line: &mut Line, request: hyper::Request<Incoming>, ends: &Ends) -> Answer {
+        let (parts, body) = request.into_parts();
+        let route = match console::find(&parts.method, parts.uri.path()) {
+            Ok(route) => route,
+            Err(problem) => return answer(console.refuse(problem)),
+        };
+        line.operation = route.id;
+        let line = &*line;
+        let work = async {
+            let admission = &self.app.admission;
+            let Some(_place) = admission.admit_management() else {
+                self.app.service.metrics().count_shed(Shed::Management);
+                return Ok(answer(console.refuse(Problem::overloaded())));
+            };
+            let shown = Shown { headers: &parts.headers, peer: Some(ends.remote.ip()), request_id: &line.request_id };
+            let is_secure = ends.scheme == Scheme::HTTPS || self.gate.is_forwarded_tls(shown);
+            let asked = console::Asked { app: &self.app, gate: &self.gate, uri: &parts.uri, shown, is_secure };
+            let read = |limit| read_body(body, &parts.headers, limit);
+            Ok(answer(console.answer(route, &asked, read).await))
+        };
+        let answered = or_failed(Box::pin(work), line).await;
+        let answered = answered.unwrap_or_else(|problem| answer(console.refuse(problem)));
+        let metrics = self.app.service.metrics();
+        metrics.count_api(route.id, outcome(answered.status()), line.started.elapsed());
+        answered
     }
 
     fn admit(&self, operation: &Operation) -> Result<Admitted<'_>, Problem> {
@@ -539,7 +585,7 @@ fn matches(template: &[String], segments: &[&str]) -> bool {
     template.len() == segments.len() && template.iter().zip(segments).all(fits)
 }
 
-fn method_not_allowed<'a>(methods: impl Iterator<Item = &'a Method>) -> Problem {
+pub(super) fn method_not_allowed<'a>(methods: impl Iterator<Item = &'a Method>) -> Problem {
     let mut allowed: BTreeSet<&str> = methods.map(Method::as_str).collect();
     if allowed.contains("GET") {
         allowed.insert("HEAD");

@@ -13,6 +13,7 @@ mod cache;
 mod catalogue;
 mod claims;
 mod command;
+mod console;
 mod contract;
 mod credentials;
 mod described;

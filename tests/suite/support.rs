@@ -38,6 +38,10 @@ use tollgate::{
             issuer::{Address, Issuer, KeyClient, Pace, Source},
             jwt::{Accept, Patience, Verifier},
         },
+        console::{
+            Console,
+            openid::{OpenId, OpenIdSettings},
+        },
         router::{Readiness, Router, Surface},
         server::{self, Limits},
         tls::{Files, RELOAD_INTERVAL, Tls},
@@ -435,6 +439,8 @@ pub struct Options {
     pub hook_trust: Option<(Trust, Vec<String>)>,
     /// The tokens that open the management API.
     pub api_trust: Option<Trust>,
+    /// How people sign in to the console at an OpenID provider.
+    pub console_openid: Option<OpenIdSettings>,
     /// How many wrong guesses are let pass.
     pub allowance: Allowance,
     /// The proxies whose word is believed.
@@ -460,6 +466,7 @@ impl Default for Options {
             management_auth: ManagementAuth::default().with_bootstrap("admin-token"),
             hook_trust: None,
             api_trust: None,
+            console_openid: None,
             // A corpus of bad credentials is no attack.
             allowance: Allowance { burst: 100_000, ..Allowance::default() },
             trusted_proxies: Vec::new(),
@@ -562,7 +569,13 @@ impl App {
         };
         let tls = options.tls.map(|files| Tls::open(files).expect("usable files"));
         let acceptor = tls.as_ref().map(|tls| tls.acceptor(Surface::Hooks));
-        let (address, main) = serve(acceptor, router().with(Surface::Hooks).with(Surface::Management)).await;
+        let console = Console::new(None).expect("a console");
+        let console = Arc::new(match options.console_openid {
+            Some(settings) => console.with_openid(OpenId::new(settings).expect("a client")),
+            None => console,
+        });
+        let main = router().with(Surface::Hooks).with(Surface::Management).with_console(console);
+        let (address, main) = serve(acceptor, main).await;
         let (operations, operator) = serve(None, router().with(Surface::Operations)).await;
         let mut renewal = JoinSet::new();
         if let Some(tls) = tls {

@@ -19,7 +19,7 @@ use futures_util::{
     FutureExt as _,
     future::{BoxFuture, Shared},
 };
-use hyper::Uri;
+use hyper::{Uri, header::HeaderValue};
 use serde::Deserialize;
 use tokio::{
     task::AbortHandle,
@@ -81,8 +81,13 @@ impl Address {
         }
     }
 
+    /// Its URL.
+    pub(in crate::http) fn as_uri(&self) -> &Uri {
+        &self.0
+    }
+
     /// Whether it is one of this machine, without TLS.
-    fn is_plain(&self) -> bool {
+    pub(in crate::http) fn is_plain(&self) -> bool {
         self.0.scheme_str() == Some("http")
     }
 
@@ -143,7 +148,7 @@ pub struct Keys {
     pub number: u64,
 }
 
-/// Why keys could not be had.
+/// Why an issuer gave no answer that can be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// It took too long.
@@ -212,10 +217,32 @@ impl KeyClient {
         Ok(jwk::parse(&self.get(address).await?)?)
     }
 
-    async fn get(&self, Address(uri): &Address) -> Result<Bytes, FetchError> {
-        let Reply { status, body } = self.0.get(&uri.to_string(), MAX_ANSWER_BYTES).await?;
-        if status == OK { Ok(body) } else { Err(FetchError::Status(status)) }
+    /// What stands at an address.
+    ///
+    /// # Errors
+    ///
+    /// [`FetchError`]
+    pub(in crate::http) async fn get(&self, Address(uri): &Address) -> Result<Bytes, FetchError> {
+        usable(self.0.get(&uri.to_string(), MAX_ANSWER_BYTES).await?)
     }
+
+    /// What is answered to a form, with the credentials that a header `Authorization` holds.
+    ///
+    /// # Errors
+    ///
+    /// [`FetchError`]
+    pub(in crate::http) async fn post(
+        &self,
+        Address(uri): &Address,
+        authorization: Option<HeaderValue>,
+        form: String,
+    ) -> Result<Bytes, FetchError> {
+        usable(self.0.post_form(&uri.to_string(), authorization, form, MAX_ANSWER_BYTES).await?)
+    }
+}
+
+fn usable(Reply { status, body }: Reply) -> Result<Bytes, FetchError> {
+    if status == OK { Ok(body) } else { Err(FetchError::Status(status)) }
 }
 
 /// Refreshes that requests may still cause.
