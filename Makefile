@@ -12,7 +12,7 @@ PROFILE = dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test contracts operations soak bench check openapi fmt deny clean
+.PHONY: help run test contracts operations console soak bench check openapi fmt deny clean
 
 help: ## List these tasks
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -26,6 +26,7 @@ test: ## Run all tests, with a Postgres server of their own unless TEST_DATABASE
 	tests/with-postgres cargo test --workspace --locked
 	$(MAKE) contracts
 	$(MAKE) operations
+	$(MAKE) console
 
 contracts: ## Try the contracts on the running service with Schemathesis and a generated client, from PyPI
 	cargo build --locked
@@ -34,6 +35,10 @@ contracts: ## Try the contracts on the running service with Schemathesis and a g
 operations: ## Run the commands of the pages on backups, upgrades and roles, under load, on both databases
 	cargo build --locked
 	tests/with-python tests/operations/run
+
+console: ## Try the console in a real Chromium (Debian's), with packages from npm; screenshots go to target/console/
+	cargo build --locked
+	tests/with-chromium node --test tests/console/
 
 soak: ## Try the promises under faults, 28 minutes; ROWS='F1 F9 --quick' for some rows, or a small version
 	tests/with-postgres cargo test --locked --profile $(if $(filter dev,$(PROFILE)),test,$(PROFILE)) --test soak -- $(ROWS)
