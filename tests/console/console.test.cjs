@@ -93,7 +93,7 @@ describe("the console", () => {
 
     const row = page.getByRole("row", { name: /^email/ });
     await row.getByText("removed").first().waitFor();
-    assert.match(await row.innerText(), /the subscription has expired, S\d ended .* \(30 days ago\)/);
+    assert.match(await row.innerText(), /the subscription has expired: S\d ended .* \(30 days ago\)/);
     await shoot(page, "3-why");
     await row.getByRole("link", { name: /Renew/ }).click();
     await page.getByText("1 scope would be kept from now on").waitFor();
@@ -237,6 +237,7 @@ describe("the console", () => {
       add: "/console/change?type=user&id=looked-at&verb=add&chosen=1&add=insights&open=1",
       catalogue: "/console/catalogue",
       enforce: "/console/enforced?scope=insights",
+      import: "/console/import",
       service: "/console/service",
       missing: "/console/nothing",
     };
@@ -281,6 +282,34 @@ describe("the console", () => {
     await page.getByRole("link", { name: "Service" }).click();
     await page.getByRole("link", { name: "User one" }).click();
     await page.getByRole("heading", { name: "User one" }).waitFor();
+    assert.deepEqual(faults, []);
+    await context.close();
+  });
+
+  test("a file is tried, and then imported", async () => {
+    const { page, context, faults } = await open(browser, tollgate.url);
+    await signIn(page, tollgate.url);
+    await page.getByRole("link", { name: "Import" }).click();
+    const lines = Array.from({ length: 3000 }, (_, index) =>
+      JSON.stringify({
+        source: "browser",
+        externalId: `${index}`,
+        subject: { type: "user", id: `imported ${index}` },
+        scopes: [index === 1500 ? "no-such-scope" : "email"],
+        validUntil: null,
+      }),
+    );
+    const file = { name: "customers.ndjson", mimeType: "text/plain", buffer: Buffer.from(lines.join("\n")) };
+    for (const mode of [/^try it/, /^import it/]) {
+      await page.getByLabel("File, 8 MiB at most").setInputFiles(file);
+      await page.getByLabel(mode).check();
+      await page.getByRole("button", { name: "Upload" }).click();
+      await page.getByText("ended: the whole file was read").waitFor({ timeout: 60_000 });
+      await page.getByRole("row", { name: /1501/ }).getByText("not in the catalogue").waitFor();
+      await axe(page, "an import that has ended");
+    }
+    await shoot(page, "7-import");
+    assert.deepEqual(await tollgate.removed("imported 7", "client", ["email"]), []);
     assert.deepEqual(faults, []);
     await context.close();
   });

@@ -22,7 +22,9 @@ use tollgate::http::{
 
 use crate::{
     issuer::{SigningKey, part},
-    support::{ADMIN_CREDENTIALS, Answer, App, MICROSECOND, Options, Trust, encoded, on_both, path_of, timestamp},
+    support::{
+        ADMIN_CREDENTIALS, Answer, App, MICROSECOND, Options, Trust, encoded, eventually, on_both, path_of, timestamp,
+    },
 };
 
 /// What no id may do to a page: end an element or an attribute, turn letters around, break lines.
@@ -498,6 +500,66 @@ on_both! {
         assert!(page.contains("email</bdi>: there is no subscription"), "{page}");
         assert!(page.contains("id=%22%27%3E%3Cscript%3E") && !page.contains("<script>alert"), "{page}");
         assert!(page.contains("possible") && page.contains("answers") && page.contains("Decisions on fresh facts"), "{page}");
+    }
+
+    async fn a_file_is_tried_then_imported_and_the_page_tells_what_came_of_it(database) {
+        let app = &database.app().await;
+        app.register("email").await;
+        let reader = app.issue("reader", "reader", None).await;
+        let reader = sign_in(app, reader["token"].as_str().expect("a secret")).await;
+        assert_eq!(reader.get("/console/import").await.status, 403);
+        assert!(!reader.page("/console").await.contains("/console/import"));
+        let writer = app.issue("writer", "writer", None).await;
+        let writer = sign_in(app, writer["token"].as_str().expect("a secret")).await;
+        let token = hidden(&writer.page("/console/import").await, "enctype=\"multipart/form-data\"").remove(0).1;
+        let file = "source,externalId,subjectType,subjectId,scopes,validUntil\n\
+            crm,1,user,jane,email,never\n\
+            crm,2,user,<script>,email,2027-01-01T00:00:00Z\n\
+            crm,3,user,joe,<b>,never\n";
+        let upload = async |browser: &Browser<'_>, token: &str, mode: &str| {
+            let field = |name: &str, value: &str| format!("--xyz\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n");
+            let body = format!(
+                "{}{}{}--xyz\r\ncontent-disposition: form-data; name=\"file\"; filename=\"A.CSV\"\r\n\
+                content-type: text/csv\r\n\r\n{file}\r\n--xyz--\r\n",
+                field("form_token", token), field("format", ""), field("mode", mode)
+            );
+            let headers = [
+                ("content-type", "multipart/form-data; boundary=xyz"), ("sec-fetch-site", "same-origin"),
+                ("cookie", browser.cookie.as_str()),
+            ];
+            app.send("POST", "/console/import", &headers, body).await
+        };
+        let ended = async || {
+            let mut page;
+            eventually!("the import", Duration::from_secs(30), {
+                let answer = writer.get("/console/import").await;
+                let is_running = answer.header("refresh").is_some();
+                page = answer.text();
+                assert_eq!(is_running, page.contains("It goes on"), "{page}");
+                !is_running
+            });
+            page
+        };
+        assert_eq!(upload(&writer, "other", "import").await.status, 403);
+        assert_eq!(upload(&reader, &token, "import").await.status, 403);
+        assert_eq!(upload(&writer, &token, "burn").await.status, 400);
+        let list = "/v1/subscriptions?source=crm";
+
+        assert_eq!(upload(&writer, &token, "try").await.status, 303);
+        let page = ended().await;
+        assert!(page.contains("Trial ended: the whole file was read. Nothing was kept."), "{page}");
+        assert!(page.contains("<dt>New</dt><dd>2</dd>") && page.contains("<dt>Refused</dt><dd>1</dd>"), "{page}");
+        assert!(page.contains("data-label=\"Line\">4</th>") && !page.contains("<b>"), "{page}");
+        assert_eq!(app.walk(list).await.len(), 0);
+
+        assert_eq!(upload(&writer, &token, "import").await.status, 303);
+        let page = ended().await;
+        assert!(page.contains("Import ended: the whole file was read.") && page.contains("<dt>New</dt><dd>2</dd>"), "{page}");
+        let imported = app.walk(list).await;
+        assert_eq!(imported.len(), 2);
+        assert_eq!(history(app, &imported[1]).await[0]["actor"], "writer");
+        assert_eq!(upload(&writer, &token, "import").await.status, 303);
+        assert!(ended().await.contains("<dt>There already</dt><dd>2</dd>"));
     }
 
     async fn people_sign_in_at_the_openid_provider(database) {

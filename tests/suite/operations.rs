@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 use tollgate::{
     domain::decision::Reason,
-    http::auth::{AUTHORIZATION, Access, jwt},
+    http::{
+        auth::{AUTHORIZATION, Access, jwt},
+        console,
+    },
     service::metrics::{Freshness, Hook, Outcome, TlsReload},
 };
 
@@ -100,6 +103,7 @@ fn check_histograms(series: &BTreeMap<String, f64>) {
 fn expected() -> BTreeSet<String> {
     let mut expected = BTreeSet::new();
     let operations = AUTHORIZATION.iter().filter(|(_, access)| *access != Access::Hook).map(|(id, _)| *id);
+    let operations = operations.chain(console::ROUTES.iter().map(|route| route.id));
     for outcome in Outcome::ALL.map(Outcome::as_str) {
         for hook in Hook::ALL.map(Hook::as_str) {
             expected.insert(format!(r#"tollgate_hook_requests_total{{hook="{hook}",outcome="{outcome}"}}"#));

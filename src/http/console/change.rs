@@ -130,13 +130,21 @@ impl Verb {
         match self {
             Self::Add => "Add",
             Self::Renew => "Renew",
-            Self::Shorten => "Take back the renewal of",
+            Self::Shorten => "Take back the renewal",
             Self::Pause => "Pause",
             Self::Resume => "Resume",
             Self::Cancel => "Cancel",
-            Self::Uncancel => "Take back the cancellation of",
+            Self::Uncancel => "Take back the cancellation",
             Self::Delete => "Delete",
             Self::Restore => "Restore",
+        }
+    }
+
+    /// What stands between that and the name of a subscription.
+    pub fn of(self) -> &'static str {
+        match self {
+            Self::Shorten | Self::Uncancel => " of ",
+            Self::Add | Self::Renew | Self::Pause | Self::Resume | Self::Cancel | Self::Delete | Self::Restore => " ",
         }
     }
 

@@ -30,8 +30,8 @@ pub async fn page(asked: &Asked<'_>, visitor: &Visitor) -> Result<Response, Prob
             "Version " (env!("CARGO_PKG_VERSION")) ", at " (markup::instant(now)) ". This is the replica that answers you; "
             "another one has other numbers. Operators find all of them in the metrics."
         }
-        section aria-labelledby="health-title" {
-            h2 id="health-title" { "How it is doing" }
+        section {
+            h2 { "How it is doing" }
             div.wide tabindex="0" role="region" aria-label="How it is doing" {
                 table {
                     caption { "How it is doing" }
@@ -63,8 +63,8 @@ pub async fn page(asked: &Asked<'_>, visitor: &Visitor) -> Result<Response, Prob
                 }
             }
         }
-        section aria-labelledby="cache-title" {
-            h2 id="cache-title" { "Cache" }
+        section {
+            h2 { "Cache" }
             dl.facts {
                 div { dt { "Subjects that hold something" } dd { (health.cached[0]) } }
                 div { dt { "Subjects that hold nothing" } dd { (health.cached[1]) } }
@@ -74,8 +74,8 @@ pub async fn page(asked: &Asked<'_>, visitor: &Visitor) -> Result<Response, Prob
                 }
             }
         }
-        section aria-labelledby="refusals-title" {
-            h2 id="refusals-title" { "What was removed lately" }
+        section {
+            h2 { "What was removed lately" }
             p.hint {
                 "Samples of the decisions of this replica, at most one in 50 ms, the last 50 of them. They are in memory alone."
             }

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use chrono::{DateTime, TimeDelta, Timelike as _, Utc};
 use maud::{DOCTYPE, Markup, html};
 
-use super::{Visitor, form::Link};
+use super::{Visitor, bulk::IMPORT, form::Link};
 use crate::{
     domain::{
         decision::Reason,
@@ -27,17 +27,28 @@ pub enum Part {
     Subjects,
     /// Scopes.
     Catalogue,
+    /// Files.
+    Import,
     /// The service itself.
     Service,
 }
 
 impl Part {
-    const ALL: [Self; 3] = [Self::Subjects, Self::Catalogue, Self::Service];
+    const ALL: [Self; 4] = [Self::Subjects, Self::Catalogue, Self::Import, Self::Service];
+
+    /// Whether a visitor may do what it is for.
+    fn is_for(self, visitor: &Visitor) -> bool {
+        match self {
+            Self::Import => visitor.caller.may(IMPORT),
+            Self::Subjects | Self::Catalogue | Self::Service => true,
+        }
+    }
 
     fn link(self) -> (&'static str, &'static str) {
         match self {
             Self::Subjects => ("/console", "Users and clients"),
             Self::Catalogue => ("/console/catalogue", "Catalogue"),
+            Self::Import => ("/console/import", "Import"),
             Self::Service => ("/console/service", "Service"),
         }
     }
@@ -64,7 +75,7 @@ pub fn page(title: &str, visitor: Option<&Visitor>, part: Option<Part>, content:
                     @if let Some(visitor) = visitor {
                         nav aria-label="Console" {
                             ul {
-                                @for one in Part::ALL {
+                                @for one in Part::ALL.into_iter().filter(|one| one.is_for(visitor)) {
                                     @let (link, name) = one.link();
                                     li { a href=(link) aria-current=[(Some(one) == part).then_some("page")] { (name) } }
                                 }
@@ -175,16 +186,13 @@ pub fn subject_link(subject: &Subject) -> Link {
 
 /// An instant, for people and for programs.
 pub fn instant(at: DateTime<Utc>) -> Markup {
-    html! { time datetime=(Timestamp::from(at).0) { (spelled(at)) } }
+    let exact = Timestamp::from(at).0;
+    html! { time datetime=(exact) title=(exact) { (spelled(at)) } }
 }
 
-/// An instant in words.
+/// An instant in words, to the second: fractions of one are for programs.
 pub fn spelled(at: DateTime<Utc>) -> String {
-    let format = match (at.second(), at.nanosecond()) {
-        (0, 0) => "%-d %b %Y %H:%M UTC",
-        (_, 0) => "%-d %b %Y %H:%M:%S UTC",
-        (_, _) => "%-d %b %Y %H:%M:%S%.6f UTC",
-    };
+    let format = if at.second() == 0 { "%-d %b %Y %H:%M UTC" } else { "%-d %b %Y %H:%M:%S UTC" };
     at.format(format).to_string()
 }
 

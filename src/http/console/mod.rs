@@ -24,10 +24,12 @@ use super::{
     router::method_not_allowed,
 };
 use crate::{domain::token::Role, service::Origin};
+use bulk::Imports;
 use form::{Fields, Link};
 use openid::{OpenId, UnderWay};
 use session::{Purpose, SealError, Sealer, Session};
 
+pub mod bulk;
 pub mod catalogue;
 pub mod change;
 pub mod form;
@@ -62,6 +64,8 @@ enum Page {
     Enforced,
     EnforcedForm,
     Service,
+    Import,
+    ImportForm,
 }
 
 /// A path of the console.
@@ -90,7 +94,7 @@ const fn at(
 }
 
 /// All paths of the console.
-pub static ROUTES: [Route; 15] = {
+pub static ROUTES: [Route; 17] = {
     const LOOK: Option<&str> = Some("list-subscriptions");
     [
         at(Method::GET, "/console/console.css", "console-style", None, Page::Style),
@@ -108,6 +112,8 @@ pub static ROUTES: [Route; 15] = {
         at(Method::GET, "/console/enforced", "console-enforced", Some("list-scopes"), Page::Enforced),
         at(Method::POST, "/console/enforced", "console-enforce", Some("list-scopes"), Page::EnforcedForm),
         at(Method::GET, "/console/service", "console-service", LOOK, Page::Service),
+        at(Method::GET, "/console/import", "console-import", LOOK, Page::Import),
+        at(Method::POST, "/console/import", "console-upload", LOOK, Page::ImportForm),
     ]
 };
 
@@ -222,6 +228,7 @@ impl From<SealError> for Problem {
 pub struct Console {
     sealer: Sealer,
     openid: Option<OpenId>,
+    imports: Imports,
 }
 
 impl Console {
@@ -232,7 +239,7 @@ impl Console {
     ///
     /// [`SealError::NoRandomness`].
     pub fn new(secret: Option<&[u8]>) -> Result<Self, SealError> {
-        Ok(Self { sealer: Sealer::new(secret)?, openid: None })
+        Ok(Self { sealer: Sealer::new(secret)?, openid: None, imports: Imports::default() })
     }
 
     /// The same console, where a browser can be signed in at an OpenID provider, too.
@@ -294,7 +301,9 @@ impl Console {
             | Page::Catalogue
             | Page::Enforced
             | Page::EnforcedForm
-            | Page::Service => {
+            | Page::Service
+            | Page::Import
+            | Page::ImportForm => {
                 let query = asked.query()?;
                 Ok(self.sign_in_page(StatusCode::OK, query.get("next"), None, query.get("out").is_some()))
             }
@@ -314,21 +323,23 @@ impl Console {
         F: Future<Output = Result<Bytes, Problem>>,
     {
         asked.permit(visitor, operation)?;
-        let form = async || {
-            asked.check_origin()?;
-            let fields = form_fields(&read(FORM_BYTES).await?)?;
-            if visitor.session.made(fields.get("form_token")) { Ok(fields) } else { Err(foreign_form()) }
-        };
         match page {
             Page::Subject => subject::page(asked, visitor).await,
             Page::Change => change::preview(asked, visitor).await,
-            Page::ChangeForm => change::done(asked, visitor, &form().await?).await,
+            Page::ChangeForm => change::done(asked, visitor, &form(asked, visitor, read).await?).await,
             Page::Catalogue => catalogue::page(asked, visitor).await,
             Page::Enforced => catalogue::preview(asked, visitor).await,
-            Page::EnforcedForm => catalogue::done(asked, visitor, &form().await?).await,
+            Page::EnforcedForm => catalogue::done(asked, visitor, &form(asked, visitor, read).await?).await,
             Page::Service => health::page(asked, visitor).await,
+            Page::Import => bulk::page(asked, visitor, &self.imports),
+            Page::ImportForm => {
+                asked.check_origin()?;
+                asked.permit(visitor, bulk::IMPORT)?;
+                let body = read(bulk::MAX_FILE_BYTES + bulk::FORM_MARGIN_BYTES).await?;
+                bulk::begin(asked, visitor, &self.imports, body).await
+            }
             Page::SignOut => {
-                form().await?;
+                form(asked, visitor, read).await?;
                 let response = redirect(&Link::to("/console/sign-in").with("out", "1"));
                 Ok(response.with_cookie(session::forget(Purpose::Session, asked.is_secure)))
             }
@@ -500,6 +511,20 @@ fn refused(problem: Problem, visitor: Option<&Visitor>) -> Response {
     response.headers_mut().extend(page.headers().clone());
     response.set_body(page.into_body());
     response
+}
+
+/// The fields of a form that a page of the visitor's session has made.
+///
+/// # Errors
+///
+/// 403 for any other form; 400 when it cannot be read.
+async fn form<F>(asked: &Asked<'_>, visitor: &Visitor, read: impl FnOnce(usize) -> F) -> Result<Fields, Problem>
+where
+    F: Future<Output = Result<Bytes, Problem>>,
+{
+    asked.check_origin()?;
+    let fields = form_fields(&read(FORM_BYTES).await?)?;
+    if visitor.session.made(fields.get("form_token")) { Ok(fields) } else { Err(foreign_form()) }
 }
 
 fn form_fields(body: &Bytes) -> Result<Fields, Problem> {

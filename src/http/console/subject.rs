@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     domain::{
-        catalogue::CatalogueScope,
+        catalogue::{CatalogueScope, Requires},
         decision::{Outcome, Reason},
         explain::{Explanation, Grounds},
         life::Life,
@@ -320,8 +320,8 @@ impl View<'_> {
     fn question_form(&self, scale: &Scale) -> Markup {
         let Question { other, at, scopes, subject } = self.question;
         let other_label = match subject.kind {
-            SubjectType::User => "For the client (none: one that holds nothing)",
-            SubjectType::Client => "For the user (none: a token without a user)",
+            SubjectType::User => "For the client (empty: one without)",
+            SubjectType::Client => "For the user (empty: none)",
         };
         // A field has no line breaks, so an id with one stays beside it.
         let typed = other.as_deref().filter(|other| !other.contains(['\r', '\n']));
@@ -338,7 +338,7 @@ impl View<'_> {
                     label for="other" { (other_label) }
                     @if let (Some(other), None) = (other, typed) {
                         (markup::hidden("other64", &URL_SAFE_NO_PAD.encode(other)))
-                        span { (markup::text(other)) }
+                        p.hint { "asked for: " (markup::text(other)) }
                     }
                     input id="other" name="other" value=[typed] autocomplete="off" autocapitalize="none" spellcheck="false";
                 }
@@ -406,14 +406,18 @@ impl View<'_> {
                         "Kept because the scope is not enforced. Were it enforced: "
                     }
                     (markup::reason(reason))
-                    @for index in &own {
-                        ", "
+                    @if let Some(holder) = self.must_hold(outcome.scope) { " (" (holder) " must hold it)" }
+                    @for (place, index) in own.iter().enumerate() {
+                        (if place == 0 { ": " } else { ", " })
                         a href={ "#" (name(*index)) } { (name(*index)) }
                         @if let Some(event) = event(&self.subscriptions[*index].life, reason) {
                             " " (event.0) " " (markup::instant(event.1)) " (" (self.when(event.1)) ")"
                         }
                     }
-                    @if of_other > 0 { ", by " (of_other) " of the other party" }
+                    @if of_other > 0 {
+                        (if own.is_empty() { ": " } else { ", " }) (of_other) " of "
+                        (match self.question.subject.kind { SubjectType::User => "the client", SubjectType::Client => "the user" })
+                    }
                     (self.remedy(outcome, &own))
                 }
                 td data-label="Next change" {
@@ -426,6 +430,32 @@ impl View<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// Who must hold a scope, where it is not whoever does.
+    fn must_hold(&self, scope: &str) -> Option<&'static str> {
+        match self.requires(scope)? {
+            Requires::Any => None,
+            Requires::User => Some("the user"),
+            Requires::Client => Some("the client"),
+            Requires::All => Some("both user and client"),
+        }
+    }
+
+    fn requires(&self, scope: &str) -> Option<Requires> {
+        self.catalogue.iter().find(|one| one.name.as_str() == scope).map(|one| one.requires)
+    }
+
+    /// Whether a subscription of the subject could ever count for a scope.
+    fn may_count(&self, scope: &str) -> bool {
+        match (self.requires(scope), self.question.subject.kind) {
+            (None, _) | (Some(Requires::Client), SubjectType::User) | (Some(Requires::User), SubjectType::Client) => {
+                false
+            }
+            (Some(Requires::Any | Requires::All), _)
+            | (Some(Requires::User), SubjectType::User)
+            | (Some(Requires::Client), SubjectType::Client) => true,
         }
     }
 
@@ -455,13 +485,15 @@ impl View<'_> {
         };
         let offered = own.iter().flat_map(|index| verbs.map(|verb| (*index, verb)));
         let offered: Vec<_> = offered.filter(|(index, verb)| fits(*verb) && can(*index, *verb)).collect();
-        let is_missing = outcome.reason == Reason::NoSubscription && Verb::Add.is_permitted(self.visitor);
+        let is_missing = outcome.reason == Reason::NoSubscription
+            && self.may_count(outcome.scope)
+            && Verb::Add.is_permitted(self.visitor);
         html! {
             @if !offered.is_empty() || is_missing {
                 span.remedy {
                     @for (index, verb) in offered {
                         @let link = change::link(self.question, verb, Some(&self.subscriptions[index]));
-                        a.button href=(link.as_str()) { (verb.label()) " " (name(index)) "…" }
+                        a.button href=(link.as_str()) { (verb.label()) (verb.of()) (name(index)) "…" }
                     }
                     @if is_missing {
                         @let link = change::link(self.question, Verb::Add, None).with("add", outcome.scope);
@@ -524,7 +556,7 @@ impl View<'_> {
                     ul.verbs aria-label={ "What can be done with " (name) } {
                         @for verb in verbs {
                             @let link = change::link(self.question, verb, Some(subscription));
-                            li { a.button href=(link.as_str()) { (verb.label()) span.unseen { " " (name) } "…" } }
+                            li { a.button href=(link.as_str()) { (verb.label()) span.unseen { (verb.of()) (name) } "…" } }
                         }
                     }
                 }
