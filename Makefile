@@ -38,7 +38,7 @@ operations: ## Run the commands of the pages on backups, upgrades and roles, und
 
 console: ## Try the console in a real Chromium (Debian's), with packages from npm; screenshots go to target/console/
 	cargo build --locked
-	tests/with-chromium node --test tests/console/
+	tests/with-chromium node --test tests/console/console.test.cjs
 
 soak: ## Try the promises under faults, 28 minutes; ROWS='F1 F9 --quick' for some rows, or a small version
 	tests/with-postgres cargo test --locked --profile $(if $(filter dev,$(PROFILE)),test,$(PROFILE)) --test soak -- $(ROWS)

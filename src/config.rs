@@ -539,6 +539,41 @@ mod tests {
     }
 
     #[test]
+    fn the_console_is_served_unless_said_otherwise_and_its_key_is_long() {
+        let with = |name, value| [&CREDENTIALS[..], &[(name, value)]].concat();
+        let plain = serving(&[], &CREDENTIALS);
+        assert!(plain.console && plain.console_key.is_none() && plain.console_openid.is_none());
+        assert!(!serving(&["--console", "false"], &CREDENTIALS).console);
+        let (short, long) = ("x".repeat(31), "x".repeat(32));
+        assert!(matches!(parse(&[], &with("TOLLGATE_CONSOLE_KEY", &short)), Err(ConfigError::ConsoleKey)));
+        assert!(serving(&[], &with("TOLLGATE_CONSOLE_KEY", &long)).console_key.is_some());
+    }
+
+    #[test]
+    fn people_sign_in_at_the_provider_of_the_api_where_the_console_is_a_client() {
+        let api = ["--api-jwt-issuer", "https://id.example.com/", "--api-jwt-audience", "tollgate"];
+        let client = ["--console-openid-client-id", "console"];
+        let url = ["--console-url", "https://tollgate.example.com/"];
+        let missing = |arguments: &[&str]| match parse(arguments, &CREDENTIALS) {
+            Err(ConfigError::JwtIncomplete { missing, .. }) => missing,
+            other => panic!("{arguments:?}: {other:?}"),
+        };
+        assert_eq!(missing(&[&client[..], &url].concat()), "TOLLGATE_API_JWT_ISSUER");
+        assert_eq!(missing(&[&api[..], &client].concat()), "TOLLGATE_CONSOLE_URL");
+        let plain = [&api[..], &client, &["--console-url", "http://tollgate.example.com"]].concat();
+        assert!(matches!(parse(&plain, &CREDENTIALS), Err(ConfigError::ConsoleUrl(_))));
+        let secret = [&CREDENTIALS[..], &[("TOLLGATE_CONSOLE_OPENID_CLIENT_SECRET", "s")]].concat();
+        assert!(matches!(parse(&api, &secret), Err(ConfigError::JwtIncomplete { .. })));
+        let settings = serving(&[&api[..], &client, &url].concat(), &secret).console_openid.expect("a sign-in");
+        assert_eq!(
+            (settings.base.as_str(), settings.client_secret.as_deref()),
+            ("https://tollgate.example.com", Some("s"))
+        );
+        assert_eq!(settings.scopes, ["tollgate_reader", "tollgate_writer", "tollgate_admin"]);
+        assert!(!format!("{settings:?}").contains("client"));
+    }
+
+    #[test]
     fn open_hooks_stay_on_loopback_unless_said_otherwise() {
         let open = ["--hook-auth", "none", "--listen"];
         for (address, refused) in [("127.0.0.1:0", false), ("[::1]:0", false), ("0.0.0.0:0", true), ("[::]:0", true)] {

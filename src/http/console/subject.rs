@@ -320,7 +320,7 @@ impl View<'_> {
     fn question_form(&self, scale: &Scale) -> Markup {
         let Question { other, at, scopes, subject } = self.question;
         let other_label = match subject.kind {
-            SubjectType::User => "For the client (empty: one without)",
+            SubjectType::User => "For the client (empty: one that holds nothing)",
             SubjectType::Client => "For the user (empty: none)",
         };
         // A field has no line breaks, so an id with one stays beside it.
