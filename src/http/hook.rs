@@ -170,24 +170,15 @@ fn decision_request<'a>(request: &'a HookRequest<'_>, scopes: &'a [&'a str], wai
     DecisionRequest { user: request.user(), client: request.client(), scopes, waited }
 }
 
-impl<'a> HookRequest<'a> {
-    /// The request that names these.
-    pub(super) fn new(user: Option<&'a str>, client: &'a str, scopes: &[&'a str]) -> Self {
-        let text = |text: &'a str| BodyText(Cow::Borrowed(text));
-        let party = |id| HookParty { id: text(id) };
-        Self { user: user.map(party), client: party(client), scopes: scopes.iter().map(|scope| text(scope)).collect() }
-    }
-}
-
 impl HookRequest<'_> {
     /// The user that it names.
     pub(super) fn user(&self) -> Option<Party<'_>> {
-        self.user.as_ref().map(|user| party(SubjectType::User, user))
+        self.user.as_ref().map(|user| party(SubjectType::User, &user.id.0))
     }
 
     /// The client that it names.
     pub(super) fn client(&self) -> Party<'_> {
-        party(SubjectType::Client, &self.client)
+        party(SubjectType::Client, &self.client.id.0)
     }
 
     /// The scopes, as spelled.
@@ -196,8 +187,9 @@ impl HookRequest<'_> {
     }
 }
 
-fn party<'a>(kind: SubjectType, party: &'a HookParty<'_>) -> Party<'a> {
-    match SubjectRef::parse(kind, &party.id.0) {
+/// Whom an id in a request stands for.
+pub(super) fn party(kind: SubjectType, id: &str) -> Party<'_> {
+    match SubjectRef::parse(kind, id) {
         Ok(subject) => Party::Subject(subject),
         Err(_) => Party::Unholding,
     }

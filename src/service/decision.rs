@@ -98,7 +98,7 @@ impl Service {
     }
 
     /// Counts whom the scopes would have been taken from that are kept because their rules are not enforced.
-    fn count_losses(&self, decision: &Decision<'_>, whose: Option<&Subject>, now: DateTime<Utc>) {
+    fn count_losses(&self, decision: &Decision<'_>, whose: Option<SubjectRef<'_>>, now: DateTime<Utc>) {
         let Some(subject) = whose else { return };
         for outcome in decision.outcomes.iter().filter(|outcome| outcome.unenforced.is_some()) {
             self.losses.add(outcome.scope, subject, now);
@@ -148,7 +148,7 @@ impl Service {
         let decision = decide(&catalogue, stance, parties, scopes, now).map_err(|_| Error::Unknown)?;
         self.metrics.count_decision(&decision);
         // The user, if there is one; for whom an id stands that holds nothing cannot be told from others.
-        let whose = user.as_ref().unwrap_or(&client).subject();
+        let whose = user.unwrap_or(client).subject();
         self.count_losses(&decision, whose, now);
         self.refusals.add(&decision, whose, now);
         let claims = prefix.map(|prefix| additional(prefix, &catalogue, parties, &decision.outcomes, now));

@@ -21,7 +21,7 @@ use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
 use foldhash::quality::RandomState;
 
-use crate::domain::subject::Subject;
+use crate::domain::subject::SubjectRef;
 
 /// Hours that are kept: a whole day, and the hour that has not ended.
 const HOURS: usize = 25;
@@ -101,7 +101,7 @@ impl Losses {
     }
 
     /// Counts that a subject would have lost a scope of the catalogue.
-    pub fn add(&self, scope: &str, subject: &Subject, now: DateTime<Utc>) {
+    pub fn add(&self, scope: &str, subject: SubjectRef<'_>, now: DateTime<Utc>) {
         let days = self.days.load();
         match days.get(scope) {
             Some(day) => self.add_to(day, subject, now),
@@ -111,7 +111,7 @@ impl Losses {
 
     /// The first time of a scope. It is rare, as scopes are those of the catalogue.
     #[cold]
-    fn add_scope(&self, scope: &str, subject: &Subject, now: DateTime<Utc>) {
+    fn add_scope(&self, scope: &str, subject: SubjectRef<'_>, now: DateTime<Utc>) {
         let new: Arc<Day> = Arc::new((0..HOURS).map(|_| Hour::new()).collect());
         self.days.rcu(|days| {
             let mut days = HashMap::clone(days);
@@ -125,7 +125,7 @@ impl Losses {
         }
     }
 
-    fn add_to(&self, day: &Day, subject: &Subject, now: DateTime<Utc>) {
+    fn add_to(&self, day: &Day, subject: SubjectRef<'_>, now: DateTime<Utc>) {
         let number = now.timestamp().div_euclid(HOUR_S);
         let hour = &day[place(number)];
         if hour.number.load(Ordering::Acquire) != number {
@@ -185,7 +185,7 @@ mod tests {
     use chrono::TimeDelta;
 
     use super::*;
-    use crate::domain::subject::{SubjectId, SubjectType};
+    use crate::domain::subject::{Subject, SubjectId, SubjectType};
 
     fn user(number: u32) -> Subject {
         Subject { kind: SubjectType::User, id: SubjectId::parse(&format!("user-{number}")).expect("an id") }
@@ -201,7 +201,7 @@ mod tests {
             let losses = Losses::new(start());
             for round in 0..3_u32 {
                 for number in 0..expected {
-                    losses.add("x", &user(number), start() + TimeDelta::hours(i64::from(round)));
+                    losses.add("x", user(number).borrowed(), start() + TimeDelta::hours(i64::from(round)));
                 }
             }
             let Lost { subjects, decisions } = losses.of("x", start() + TimeDelta::hours(2)).expect("some");
@@ -216,15 +216,15 @@ mod tests {
     fn what_is_older_than_a_day_is_forgotten() {
         let losses = Losses::new(start());
         assert_eq!(losses.of("x", start()), None);
-        losses.add("x", &user(1), start());
-        losses.add("x", &user(2), start() + TimeDelta::hours(1));
+        losses.add("x", user(1).borrowed(), start());
+        losses.add("x", user(2).borrowed(), start() + TimeDelta::hours(1));
         let counted =
             |hours| losses.of("x", start() + TimeDelta::hours(hours)).map(|lost| (lost.subjects, lost.decisions));
         assert_eq!(counted(1), Some((2, 2)));
         assert_eq!(counted(24), Some((2, 2)));
         assert_eq!(counted(25), Some((1, 1)), "the first hour is over for a day");
         assert_eq!(counted(26), None);
-        losses.add("x", &user(3), start() + TimeDelta::hours(25));
+        losses.add("x", user(3).borrowed(), start() + TimeDelta::hours(25));
         assert_eq!(counted(25), Some((2, 2)), "an hour's place is used again");
         assert_eq!(losses.of("y", start()), None);
     }
@@ -233,7 +233,7 @@ mod tests {
     fn the_number_of_scopes_is_bounded() {
         let losses = Losses::new(start());
         for scope in 0..2 * MAX_SCOPES {
-            losses.add(&scope.to_string(), &user(1), start());
+            losses.add(&scope.to_string(), user(1).borrowed(), start());
         }
         assert_eq!(losses.days.load().len(), MAX_SCOPES);
     }

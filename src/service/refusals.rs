@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 
 use crate::domain::{
     decision::{Decision, Reason},
-    subject::Subject,
+    subject::{Subject, SubjectRef},
 };
 
 /// Removals that are kept.
@@ -46,7 +46,7 @@ pub(super) struct Refusals {
 
 impl Refusals {
     /// Keeps a decision when it removed something, unless that would take time.
-    pub fn add(&self, decision: &Decision<'_>, subject: Option<&Subject>, now: DateTime<Utc>) {
+    pub fn add(&self, decision: &Decision<'_>, subject: Option<SubjectRef<'_>>, now: DateTime<Utc>) {
         let Some(subject) = subject.filter(|_| decision.removed().next().is_some()) else { return };
         let (last, now_ms) = (self.last_ms.load(Ordering::Relaxed), now.timestamp_millis());
         if (last..last.saturating_add(GAP_MS)).contains(&now_ms) {
@@ -60,7 +60,7 @@ impl Refusals {
         if kept.len() >= KEPT {
             kept.pop_back();
         }
-        kept.push_front(Refusal { at: now, subject: subject.clone(), scopes });
+        kept.push_front(Refusal { at: now, subject: subject.to_subject(), scopes });
     }
 
     /// Those that are kept, the last one first.
@@ -94,13 +94,13 @@ mod tests {
         let subject = Subject { kind: SubjectType::User, id: SubjectId::parse("jane").expect("an id") };
         let start: DateTime<Utc> = "2026-06-15T12:00:00Z".parse().expect("a timestamp");
         let refusals = Refusals::default();
-        refusals.add(&decision(&[("a", true)]), Some(&subject), start);
+        refusals.add(&decision(&[("a", true)]), Some(subject.borrowed()), start);
         refusals.add(&decision(&[("a", false)]), None, start);
         assert_eq!(refusals.all(), []);
         for step in 0..200 {
             refusals.add(
                 &decision(&[("a", false), ("b", true)]),
-                Some(&subject),
+                Some(subject.borrowed()),
                 start + TimeDelta::milliseconds(10 * step),
             );
         }
@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(all[0].at, start + TimeDelta::milliseconds(1950));
         assert_eq!(all[0].scopes, [("a".to_owned(), Reason::Expired)]);
         for step in 0..100 {
-            refusals.add(&decision(&[("a", false)]), Some(&subject), start + TimeDelta::seconds(10 + step));
+            refusals.add(&decision(&[("a", false)]), Some(subject.borrowed()), start + TimeDelta::seconds(10 + step));
         }
         assert_eq!(refusals.all().len(), KEPT);
     }

@@ -27,7 +27,7 @@ use crate::{
         subscription::Subscription,
     },
     http::{
-        hook::HookRequest,
+        hook::party,
         problem::{FieldError, Problem, undescribed},
     },
     service::{Service, explain::ExplanationRequest},
@@ -103,13 +103,13 @@ impl Question {
         }
     }
 
-    /// The request of a hook that this stands for, of some scopes.
-    fn request<'a>(&'a self, scopes: &[&'a str]) -> HookRequest<'a> {
+    /// The ids of the user and the client in the request of a hook that this stands for.
+    fn parties(&self) -> (Option<&str>, &str) {
         let (own, other) = (self.subject.id.as_str(), self.other.as_deref());
         match self.subject.kind {
             // An empty id holds nothing.
-            SubjectType::User => HookRequest::new(Some(own), other.unwrap_or_default(), scopes),
-            SubjectType::Client => HookRequest::new(other, own, scopes),
+            SubjectType::User => (Some(own), other.unwrap_or_default()),
+            SubjectType::Client => (other, own),
         }
     }
 
@@ -123,9 +123,9 @@ impl Question {
     }
 
     /// What the use case of the explanation is asked.
-    pub fn explanation<'a>(&self, scopes: &'a [&'a str]) -> ExplanationRequest<'a> {
-        let request = self.request(&[]);
-        let (user, client) = (request.user(), request.client());
+    pub fn explanation<'a>(&'a self, scopes: &'a [&'a str]) -> ExplanationRequest<'a> {
+        let (user, client) = self.parties();
+        let (user, client) = (user.map(|id| party(SubjectType::User, id)), party(SubjectType::Client, client));
         ExplanationRequest { user, client, scopes, at: self.at, known_at: None }
     }
 }
