@@ -394,7 +394,7 @@ fn from(cli: Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<Comman
         }
         Some(CliCommand::Check { data, json, serve: args }) => {
             let (database_url, log) = (database_url()?, args.log.clone());
-            let serve = serve(args, database_url.clone(), environment).map(Box::new);
+            let serve = serve(*args, database_url.clone(), environment).map(Box::new);
             Command::Check(CheckSettings { serve, database_url, is_data: data, is_json: json, log })
         }
         Some(CliCommand::Backup { file, log }) => Command::Backup { file, database_url: database_url()?, log },

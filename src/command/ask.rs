@@ -90,9 +90,9 @@ pub async fn ask(settings: AskSettings) -> anyhow::Result<()> {
     };
     let request = request(&settings);
     let text = if settings.at.is_some() {
-        explained(&client, &settings, request).await?
+        explained(&client, &settings, &request).await?
     } else {
-        decided(&client, &settings, request).await?
+        decided(&client, &settings, &request).await?
     };
     io::stdout().write_all(text.as_bytes()).context("the answer cannot be written")
 }
@@ -108,7 +108,7 @@ fn request(settings: &AskSettings) -> Value {
 }
 
 /// Asks the hook, and why it answers so when there is a token to ask with.
-async fn decided(client: &HttpClient, settings: &AskSettings, request: Value) -> anyhow::Result<String> {
+async fn decided(client: &HttpClient, settings: &AskSettings, request: &Value) -> anyhow::Result<String> {
     let credentials = match &settings.credentials {
         HookCredentials::None => None,
         HookCredentials::Basic(username, password) => {
@@ -117,7 +117,7 @@ async fn decided(client: &HttpClient, settings: &AskSettings, request: Value) ->
         HookCredentials::Bearer(token) => Some(format!("Bearer {}", token.expose())),
     };
     let url = format!("{}{HOOK}", settings.url);
-    let (reply, took) = post(client, &url, credentials.as_deref(), &request, settings).await?;
+    let (reply, took) = post(client, &url, credentials.as_deref(), request, settings).await?;
     if settings.is_raw {
         return raw(&reply, &url);
     }
@@ -156,7 +156,7 @@ async fn decided(client: &HttpClient, settings: &AskSettings, request: Value) ->
 }
 
 /// Asks what would be answered at an instant.
-async fn explained(client: &HttpClient, settings: &AskSettings, request: Value) -> anyhow::Result<String> {
+async fn explained(client: &HttpClient, settings: &AskSettings, request: &Value) -> anyhow::Result<String> {
     let question = json!({"request": request, "at": settings.at});
     let token = settings.api_token.as_ref().context("no token of the management API is set")?;
     if settings.is_raw {

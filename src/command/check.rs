@@ -211,20 +211,19 @@ fn new_file(file: &Path, url: &Secret, migrates: bool, report: &mut Report) {
 }
 
 async fn tables(database: &Database, migrates: bool, report: &mut Report) {
-    let (status, detail) = match store::schema::standing(database).await {
-        Ok(Standing::Current) => (Status::Ok, "up to date".to_owned()),
+    let (status, is_complete, detail) = match store::schema::standing(database).await {
+        Ok(Standing::Current) => (Status::Ok, true, "up to date".to_owned()),
         Ok(Standing::Newer) => {
-            (Status::Warning, "they are those of a newer version; this one can live with them".to_owned())
+            (Status::Warning, true, "they are those of a newer version; this one can live with them".to_owned())
         }
         Ok(Standing::Behind(steps)) if migrates => {
-            (Status::Warning, format!("{steps} steps are to be taken, which the start does"))
+            (Status::Warning, false, format!("{steps} steps are to be taken, which the start does"))
         }
         Ok(Standing::Behind(steps)) => {
-            (Status::Error, format!("{steps} steps are to be taken: run `tollgate migrate`"))
+            (Status::Error, false, format!("{steps} steps are to be taken: run `tollgate migrate`"))
         }
-        Err(error) => (Status::Error, chain(&error)),
+        Err(error) => (Status::Error, false, chain(&error)),
     };
-    let is_complete = matches!(status, Status::Ok) || detail.starts_with("they are");
     report.tell("tables", status, detail);
     if !is_complete {
         return;

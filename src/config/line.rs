@@ -115,7 +115,7 @@ pub enum CliCommand {
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        serve: ServeArgs,
+        serve: Box<ServeArgs>,
     },
     /// Copy an SQLite database to a file that is not there yet, while services go on with it
     #[command(after_help = DATABASE_HELP)]

@@ -54,11 +54,12 @@ impl Holder {
         let text = |text: &str| Some(format!("'{text}'"));
         let (early, late) = ("2026-01-01T00:00:00+00:00", "2030-01-01T00:00:00+00:00");
         match (table, column) {
-            (_, "seq" | "xid" | "before" | "after") | ("change", "token_id") => None,
-            ("subscription", "canceled_at" | "deleted_at" | "paused_from" | "paused_until") => None,
-            ("api_token", "expires_at" | "revoked_at" | "last_used_at") => None,
+            (_, "seq" | "xid" | "before" | "after")
+            | ("change", "token_id")
+            | ("subscription", "canceled_at" | "deleted_at" | "paused_from" | "paused_until")
+            | ("api_token", "expires_at" | "revoked_at" | "last_used_at") => None,
             ("catalogue_scope", "name") | (_, "scope") => text(&format!("of-{}", self.name())),
-            ("api_token", "name") | ("idempotency_key", "key") => text(self.name()),
+            ("api_token", "name") | ("idempotency_key", "key") | (_, "external_id" | "subject_id") => text(self.name()),
             (_, "description" | "answer" | "created_by" | "actor" | "request_id" | "action") => text("words"),
             (_, "claims") => Some(r#"'{"tg:plan":"gold"}'"#.to_owned()),
             (_, "requires") => text("any"),
@@ -68,9 +69,7 @@ impl Holder {
             (_, "version") => Some("1".to_owned()),
             (_, "source_version") => Some("7".to_owned()),
             (_, "source") => text("billing"),
-            (_, "external_id") => text(self.name()),
             (_, "subject_type") => text("user"),
-            (_, "subject_id") => text(self.name()),
             ("api_token", "id") => Some(uuid(2)),
             (_, "id" | "subscription_id") => Some(uuid(1)),
             (_, "digest") => Some(digest()),
