@@ -385,7 +385,9 @@ impl Inspection<'_> {
                 let seq: i64 = row.try_get("", "seq")?;
                 match change(row) {
                     Ok(problems) => {
-                        problems.into_iter().for_each(|problem| self.find(CHANGE, seq.to_string(), problem))
+                        for problem in problems {
+                            self.find(CHANGE, seq.to_string(), problem);
+                        }
                     }
                     Err(error) => self.find(CHANGE, seq.to_string(), broken(&error)),
                 }
@@ -511,17 +513,15 @@ async fn one<T: sea_orm::TryGetable>(transaction: &DatabaseTransaction, sql: &st
 
 /// An id as it is written, or the bytes in its place.
 fn spelled(id: &[u8]) -> String {
-    match Uuid::from_slice(id) {
-        Ok(id) => id.to_string(),
-        Err(_) => {
-            let digits = id.iter().fold(String::new(), |mut text, byte| {
-                // Writing into a string does not fail.
-                let _ = write!(text, "{byte:02x}");
-                text
-            });
-            format!("x'{digits}'")
-        }
+    if let Ok(id) = Uuid::from_slice(id) {
+        return id.to_string();
     }
+    let digits = id.iter().fold(String::new(), |mut text, byte| {
+        // Writing into a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    });
+    format!("x'{digits}'")
 }
 
 /// Why a row cannot be read.
