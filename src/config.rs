@@ -35,7 +35,9 @@ pub use self::{
 
 use self::{
     credentials::secret,
-    line::{Cli, CliCommand, DocumentArg, HookAuthArg, OnUnknownArg, RoleArg, ServeArgs, TokenArg, UnmanagedArg},
+    line::{
+        Cli, CliCommand, DocumentArg, HealthArgs, HookAuthArg, OnUnknownArg, RoleArg, ServeArgs, TokenArg, UnmanagedArg,
+    },
 };
 
 const DEFAULT_DATABASE_URL: &str = "sqlite://tollgate.db?mode=rwc";
@@ -100,6 +102,8 @@ pub struct ServeSettings {
     pub drain_delay: Duration,
     /// How long requests under way may then take to end.
     pub drain_timeout: Duration,
+    /// Where the supervisor that started the process wants to hear that it serves: systemd's `NOTIFY_SOCKET`.
+    pub notify_socket: Option<String>,
     /// How to log.
     pub log: LogArgs,
 }
@@ -231,6 +235,13 @@ pub enum Command {
     },
     /// Ask a running service what Access would ask.
     Ask(Box<AskSettings>),
+    /// Ask a service whether it is ready.
+    Health {
+        /// Where it serves operators.
+        address: SocketAddr,
+        /// Whether over TLS.
+        is_tls: bool,
+    },
     /// Print a contract.
     OpenApi(Contract),
 }
@@ -399,6 +410,9 @@ fn from(cli: Cli, environment: &dyn Fn(&str) -> Option<String>) -> Result<Comman
         }
         Some(CliCommand::Backup { file, log }) => Command::Backup { file, database_url: database_url()?, log },
         Some(CliCommand::Ask(args)) => Command::Ask(Box::new(args.settings(environment)?)),
+        Some(CliCommand::Health(HealthArgs { ops_listen: address, ops_tls: is_tls })) => {
+            Command::Health { address, is_tls }
+        }
         Some(CliCommand::Openapi { document }) => Command::OpenApi(match document {
             DocumentArg::Hooks => Contract::Hooks,
             DocumentArg::Management => Contract::Management,
@@ -486,6 +500,7 @@ fn serve(
         // Nobody balances the load of a demo, and a person waits for it to end.
         drain_delay: args.drain_delay.unwrap_or(if args.demo { Duration::ZERO } else { DRAIN_DELAY }),
         drain_timeout: args.drain_timeout,
+        notify_socket: environment("NOTIFY_SOCKET"),
         log: args.log,
     })
 }
@@ -651,6 +666,28 @@ mod tests {
         assert!(matches!(parse(&[], &made), Err(ConfigError::AdminToken)));
         let colon = [("TOLLGATE_HOOK_USERNAME", "a:b"), ("TOLLGATE_HOOK_PASSWORD", "p")];
         assert!(matches!(parse(&[], &colon), Err(ConfigError::HookUsername(_))));
+    }
+
+    #[test]
+    fn a_credential_of_systemd_is_a_secret_when_the_environment_names_none() {
+        let folder = std::env::temp_dir().join(format!("tollgate-credentials-{}", std::process::id()));
+        fs::create_dir(&folder).expect("a folder");
+        fs::write(folder.join("TOLLGATE_HOOK_USERNAME"), "u").expect("written");
+        fs::write(folder.join("TOLLGATE_HOOK_PASSWORD"), "of systemd\n").expect("written");
+        let named = ("CREDENTIALS_DIRECTORY", folder.to_str().expect("UTF-8"));
+        let password = |more: &[(&str, &str)]| {
+            let settings = serving(&[], &[&[named], more].concat());
+            assert_eq!(settings.admin_token, None, "a secret that nobody gave");
+            settings.hook_basic[0].1.expose().to_owned()
+        };
+        assert_eq!(password(&[]), "of systemd");
+        assert_eq!(password(&[("TOLLGATE_HOOK_PASSWORD", "of the environment")]), "of the environment");
+        // One that is there and cannot be read is not the same as none.
+        fs::remove_file(folder.join("TOLLGATE_HOOK_PASSWORD")).expect("removed");
+        fs::create_dir(folder.join("TOLLGATE_HOOK_PASSWORD")).expect("a folder");
+        assert!(matches!(parse(&[], &[named]), Err(ConfigError::SecretFile { .. })));
+        fs::remove_dir_all(&folder).expect("removed");
+        assert!(matches!(parse(&[], &[named]), Err(ConfigError::HookCredentials)), "a folder that is not there");
     }
 
     #[test]

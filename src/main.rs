@@ -29,6 +29,7 @@ use tollgate::{
             jwt::{Accept, Patience, Verifier},
         },
         console::{Console, openid::OpenId},
+        health,
         router::{Readiness, Router, Surface},
         server::{self, Limits},
         tls::{RELOAD_INTERVAL, Tls},
@@ -39,6 +40,9 @@ use tollgate::{
 };
 
 mod command;
+mod supervisor;
+
+use supervisor::{State, Supervisor};
 
 /// Hook requests that may wait for an issuer's keys at once: a quarter of those that may be under way.
 const WAITING_HOOKS: usize = 256;
@@ -73,7 +77,7 @@ fn fail(reason: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-#[expect(clippy::print_stdout, reason = "the contract is what was asked for")]
+#[expect(clippy::print_stdout, reason = "it is what was asked for")]
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::OpenApi(contract) => print!("{}", contract.yaml()),
@@ -104,6 +108,10 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Ask(settings) => {
             start_logging(&settings.log)?;
             block_on(command::ask::ask(*settings))?;
+        }
+        Command::Health { address, is_tls } => {
+            block_on(async move { Ok(health::ask(address, is_tls).await?) })?;
+            println!("ready");
         }
         Command::Serve(settings) => {
             start_logging(&settings.log)?;
@@ -139,7 +147,8 @@ async fn migrate(database: &Database) -> anyhow::Result<()> {
 }
 
 async fn serve(settings: ServeSettings) -> anyhow::Result<()> {
-    // Before anything is begun: files that cannot be used need a person.
+    // Before anything is begun: what cannot be used needs a person.
+    let supervisor = Supervisor::at(settings.notify_socket.as_deref())?;
     let tls = settings.tls.clone().map(Tls::open).transpose()?;
     let scratch = if settings.demo { Some(Scratch::new()?) } else { None };
     let url = scratch.as_ref().map_or_else(|| settings.database_url.clone(), Scratch::database_url);
@@ -200,6 +209,7 @@ async fn serve(settings: ServeSettings) -> anyhow::Result<()> {
         renewal.spawn(tls.watch(Arc::clone(service.metrics()), RELOAD_INTERVAL));
     }
     tracing::info!(listen = %settings.listen, api = ?settings.api_listen, operations = %settings.ops_listen, "serving");
+    supervisor.tell(State::Serving)?;
 
     tokio::select! {
         () = signals.recv() => {}
@@ -209,6 +219,9 @@ async fn serve(settings: ServeSettings) -> anyhow::Result<()> {
         Some(ended) = renewal.join_next() => anyhow::bail!("nobody looks at the TLS files any more: {ended:?}"),
     }
     tracing::info!("stopping");
+    if let Err(error) = supervisor.tell(State::Stopping) {
+        tracing::warn!("{error:#}");
+    }
     readiness.end();
     stop.send_replace(true);
     let drain = async {

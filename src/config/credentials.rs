@@ -1,6 +1,6 @@
 //! The settings of credentials and TLS: secrets, whose tokens are believed, and which files TLS is made from.
 
-use std::{fmt, fs, path::PathBuf, time::Duration};
+use std::{fmt, fs, io, path::PathBuf, time::Duration};
 
 use super::{
     ConfigError,
@@ -216,7 +216,8 @@ pub fn tls(args: &ServeArgs) -> Result<Option<Files>, ConfigError> {
     }
 }
 
-/// A secret from the variable itself, or from the file that its `_FILE` variable names.
+/// A secret from the variable itself, from the file that its `_FILE` variable names, or else from systemd's credential of
+/// the variable's name.
 pub fn secret(environment: &dyn Fn(&str) -> Option<String>, name: &'static str) -> Result<Option<Secret>, ConfigError> {
     let variable = format!("{name}_FILE");
     let secret = match (environment(name), environment(&variable)) {
@@ -226,9 +227,22 @@ pub fn secret(environment: &dyn Fn(&str) -> Option<String>, name: &'static str) 
             let path = PathBuf::from(path);
             let text =
                 fs::read_to_string(&path).map_err(|source| ConfigError::SecretFile { variable, path, source })?;
-            text.strip_suffix('\n').map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text)).to_owned()
+            without_line_break(&text)
         }
-        (None, None) => return Ok(None),
+        (None, None) => {
+            let variable = "CREDENTIALS_DIRECTORY";
+            let Some(folder) = environment(variable) else { return Ok(None) };
+            let path = PathBuf::from(folder).join(name);
+            match fs::read_to_string(&path) {
+                Ok(text) => without_line_break(&text),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(source) => return Err(ConfigError::SecretFile { variable: variable.to_owned(), path, source }),
+            }
+        }
     };
     if secret.is_empty() { Err(ConfigError::SecretEmpty(name)) } else { Ok(Some(Secret(secret))) }
+}
+
+fn without_line_break(text: &str) -> String {
+    text.strip_suffix('\n').map_or(text, |text| text.strip_suffix('\r').unwrap_or(text)).to_owned()
 }

@@ -20,7 +20,8 @@ use crate::{
 
 const SECRETS_HELP: &str = "\
 Secrets are read from the environment only, so that no list of processes shows them; each can also be named as a file
-by the variable with _FILE appended, whose content is taken without the line break at its end:
+by the variable with _FILE appended, whose content is taken without the line break at its end. Where neither is set, a
+file of the variable's name in the folder that CREDENTIALS_DIRECTORY names is taken, as systemd makes it of credentials:
   TOLLGATE_DATABASE_URL    sqlite://FILE?mode=rwc or postgres://... [default: sqlite://tollgate.db?mode=rwc]
   TOLLGATE_HOOK_USERNAME   the user name that Access is configured with (Basic authentication)
   TOLLGATE_HOOK_PASSWORD   the password that Access is configured with (Basic authentication)
@@ -128,6 +129,8 @@ pub enum CliCommand {
     /// Ask a running service what Access would ask, and show which scopes it keeps, and why
     #[command(after_help = ASK_HELP)]
     Ask(AskArgs),
+    /// Ask the service on this machine whether it is ready: 0 says that it is, 1 that it is not or cannot be asked
+    Health(HealthArgs),
     /// Print a contract as OpenAPI document
     Openapi {
         /// Which one
@@ -249,6 +252,16 @@ pub struct LogArgs {
     /// How log lines look
     #[arg(long = "log-format", env = "TOLLGATE_LOG_FORMAT", default_value = "text")]
     pub format: LogFormat,
+}
+
+#[derive(Debug, Args)]
+pub struct HealthArgs {
+    /// Where it serves /readyz; where that is every address of the machine, its loopback address is asked
+    #[arg(long, env = "TOLLGATE_OPS_LISTEN", default_value = "127.0.0.1:9090")]
+    pub ops_listen: SocketAddr,
+    /// Ask over TLS, with whatever certificate it shows: nothing that matters is told or believed
+    #[arg(long, env = "TOLLGATE_OPS_TLS", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", default_value_t = false)]
+    pub ops_tls: bool,
 }
 
 #[derive(Debug, Args)]

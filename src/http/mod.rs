@@ -25,6 +25,7 @@ pub mod contract;
 pub mod entitlement;
 pub mod explain;
 pub mod headers;
+pub mod health;
 pub mod history;
 pub mod hook;
 pub mod page;

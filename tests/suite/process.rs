@@ -5,6 +5,10 @@ use std::{
     fs,
     io::{Read, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::net::{SocketAddr as UnixAddress, UnixDatagram},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
@@ -329,6 +333,7 @@ fn the_help_lists_every_setting_that_there_is() {
         &["ask", "--help"],
         &["check", "--help"],
         &["backup", "--help"],
+        &["health", "--help"],
         &["help"],
         &["-h"],
         &["--version"],
@@ -836,4 +841,76 @@ fn a_listener_of_its_own_keeps_the_management_api_from_those_who_reach_the_hooks
     }
     server.stop();
     assert!(folder.files().contains(&"tollgate.db".to_owned()), "the database that is meant when none is named");
+}
+
+/// What `tollgate health` says and how it ends, when the service serves operators at this address.
+fn health(folder: &Folder, operations: SocketAddr) -> (Option<i32>, String) {
+    let address = operations.to_string();
+    let output = output(folder, &["health"], &[("TOLLGATE_OPS_LISTEN", &address)]);
+    (output.status.code(), stdout(&output) + &stderr(&output))
+}
+
+#[test]
+fn health_tells_a_service_that_is_ready_from_one_that_is_not() {
+    let folder = Folder::new();
+    let [nobody] = free_addresses();
+    let (code, said) = health(&folder, nobody);
+    assert_eq!((code, said.lines().count()), (Some(1), 1), "{said}");
+    assert!(said.starts_with(&format!("tollgate: {nobody} cannot be asked")), "{said}");
+
+    let environment = [&CREDENTIALS[..], &[("TOLLGATE_DRAIN_DELAY", "10s")]].concat();
+    let mut server = Server::start(&folder, &[], &environment);
+    let everywhere = SocketAddr::new([0, 0, 0, 0].into(), server.operations.port());
+    for address in [server.operations, everywhere] {
+        assert_eq!(health(&folder, address), (Some(0), "ready\n".to_owned()));
+    }
+    // Neither hooks nor the management API tell whether it is ready.
+    let (code, said) = health(&folder, server.main);
+    assert!(code == Some(1) && said.starts_with("tollgate: not ready: 404"), "{said}");
+    // Told to stop it goes on serving for a while, and is not ready.
+    server.process.terminate();
+    let said = until("the end of readiness", || {
+        let (code, said) = health(&folder, server.operations);
+        (code == Some(1)).then_some(said)
+    });
+    assert!(said.starts_with("tollgate: not ready: 503"), "{said}");
+    server.process.terminate();
+    assert!(server.process.wait().success(), "{}", server.process.stderr());
+}
+
+#[test]
+fn a_supervisor_hears_when_it_serves_and_when_it_stops() {
+    let folder = Folder::new();
+    let path = folder.0.join("notify").display().to_string();
+    let abstract_name = format!("@{path}");
+    let listening = [
+        UnixDatagram::bind(&path).expect("a socket"),
+        UnixDatagram::bind_addr(&UnixAddress::from_abstract_name(&path).expect("a name")).expect("a socket"),
+    ];
+    for (name, socket) in [&path, &abstract_name].into_iter().zip(listening) {
+        socket.set_read_timeout(Some(PATIENCE)).expect("a limit");
+        let heard = || {
+            let mut message = [0; 64];
+            let length = socket.recv(&mut message).expect("a message");
+            String::from_utf8_lossy(&message[..length]).into_owned()
+        };
+        let [main, operations] = free_addresses();
+        let (listen, ops_listen) = (main.to_string(), operations.to_string());
+        let told = [("NOTIFY_SOCKET", &**name), ("TOLLGATE_LISTEN", &*listen), ("TOLLGATE_OPS_LISTEN", &*ops_listen)];
+        let environment = [&CREDENTIALS[..], &told, &[("TOLLGATE_DRAIN_DELAY", "0s")]].concat();
+        let mut process = Process::start(&folder.0, &["serve"], &environment);
+        assert_eq!(heard(), "READY=1");
+        assert_eq!(try_get(operations, "/livez").expect("whoever is told can ask at once").status, 200);
+        process.terminate();
+        assert_eq!(heard(), "STOPPING=1");
+        assert!(process.wait().success(), "{}", process.stderr());
+    }
+    let absent = [
+        ("NOTIFY_SOCKET", "no/such/socket"),
+        ("TOLLGATE_LISTEN", "127.0.0.1:0"),
+        ("TOLLGATE_OPS_LISTEN", "127.0.0.1:0"),
+    ];
+    let refused = output(&folder, &["serve"], &[&CREDENTIALS[..], &absent].concat());
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("the supervisor cannot be told"), "{}", stderr(&refused));
 }

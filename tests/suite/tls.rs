@@ -845,6 +845,12 @@ async fn each_listener_of_the_process_asks_for_what_its_settings_say() {
         Some(peer.ask("GET", "/readyz", &[], "").await?.status.as_u16())
     };
     eventually!("readiness over TLS", PATIENCE, ready().await == Some(200));
+    let health = |is_tls: &str| {
+        let mut health = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        health.arg("health").env("TOLLGATE_OPS_LISTEN", &addresses[2]).env("TOLLGATE_OPS_TLS", is_tls);
+        health.output().expect("its end").status.code()
+    };
+    assert_eq!((health("true"), health("false")), (Some(0), Some(1)), "asked over TLS, and without");
     anybody.ask_hook(hooks).await.expect("an answer").expect(200);
     let list = async |caller: &Caller| {
         let mut peer = caller.connect(api).await?;
