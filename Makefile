@@ -12,7 +12,7 @@ PROFILE = dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test contracts operations console soak bench check openapi fmt deny clean
+.PHONY: help run test contracts operations console soak bench check openapi man fmt deny clean
 
 help: ## List these tasks
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -56,6 +56,9 @@ check: ## Check format, lints and the documentation's links
 
 openapi: ## Write the contracts in openapi/ anew, after a change to the API
 	UPDATE_OPENAPI=1 cargo test --locked --test suite contract
+
+man: ## Write the man pages, the completion and the package's settings anew, after a change to the command line
+	UPDATE_PAGES=1 cargo test --locked --test suite pages::the_files
 
 fmt: ## Format the code
 	cargo fmt --all

@@ -30,6 +30,7 @@ mod layering;
 mod life;
 mod operations;
 mod outage;
+mod pages;
 mod process;
 mod proxy;
 mod roles;
