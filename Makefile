@@ -13,10 +13,11 @@ PROFILE = dev
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help run test contracts operations console soak bench check openapi man fmt deny clean
+.PHONY: package package-test image-test manifests
 
 help: ## List these tasks
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
-		printf '  make %-10s %s\n' "$$name" "$$text"; \
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
+		printf '  make %-12s %s\n' "$$name" "$$text"; \
 	done
 
 run: ## Build and serve with demonstration data (PROFILE=release for an optimised build)
@@ -59,6 +60,12 @@ openapi: ## Write the contracts in openapi/ anew, after a change to the API
 
 man: ## Write the man pages, the completion and the package's settings anew, after a change to the command line
 	UPDATE_PAGES=1 cargo test --locked --test suite pages::the_files
+
+package: ## Build the Debian package
+	deploy/debian/build
+
+package-test: ## Try the Debian package in a fresh Debian 12, as root, 3 minutes
+	tests/package/run
 
 fmt: ## Format the code
 	cargo fmt --all
