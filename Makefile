@@ -67,6 +67,10 @@ package: ## Build the Debian package
 package-test: ## Try the Debian package in a fresh Debian 12, as root, 3 minutes
 	tests/package/run
 
+image-test: ## Try the root folder of the image, as root
+	cargo build --locked --bin tollgate
+	tests/image/run
+
 fmt: ## Format the code
 	cargo fmt --all
 
