@@ -71,6 +71,9 @@ image-test: ## Try the root folder of the image, as root
 	cargo build --locked --bin tollgate
 	tests/image/run
 
+manifests: ## Check the files for container engines and Kubernetes, with tools from PyPI and the Go module proxy
+	TEST_REQUIREMENTS=tests/manifests/requirements.txt tests/with-python tests/manifests/run
+
 fmt: ## Format the code
 	cargo fmt --all
 
