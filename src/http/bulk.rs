@@ -35,6 +35,7 @@ use crate::{
     service::{
         Apart, Service,
         bulk::{Import, Item},
+        metrics::ImportedLine,
         subscription::{Outcome, Shown},
     },
     store::subscription::{After, Filter},
@@ -290,8 +291,11 @@ async fn upload(
     let report = ImportReport { dry_run: is_dry_run, complete: true, ..ImportReport::default() };
     let report = Arc::new(Mutex::new(report));
     let add = {
-        let report = Arc::clone(&report);
-        move |outcomes, _| {
+        let (report, metrics) = (Arc::clone(&report), Arc::clone(service.metrics()));
+        move |outcomes: Vec<LineOutcome>, _| {
+            if !is_dry_run {
+                outcomes.iter().for_each(|(_, outcome)| metrics.count_imported_line(imported_line(outcome)));
+            }
             let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
             report.complete = report.add(outcomes);
             report.complete
@@ -304,6 +308,16 @@ async fn upload(
 
 /// What became of a line: its number, and its outcome or what is wrong with it.
 pub type LineOutcome = (i64, Result<Outcome, Problem>);
+
+fn imported_line(outcome: &Result<Outcome, Problem>) -> ImportedLine {
+    match outcome {
+        Ok(Outcome::Created) => ImportedLine::Created,
+        Ok(Outcome::Changed) => ImportedLine::Changed,
+        Ok(Outcome::Unchanged) => ImportedLine::Unchanged,
+        Ok(Outcome::Outdated) => ImportedLine::Outdated,
+        Err(_) => ImportedLine::Refused,
+    }
+}
 
 /// Imports a file chunk by chunk, and tells of each what became of its lines and how many bytes of the file were read,
 /// until it ends or the one who is told says so. Dropping it ends the import after the chunk that is under way.

@@ -474,20 +474,16 @@ impl Router {
         let text = |text: String| Response::builder().content_type("text/plain; charset=utf-8").body(text);
         answer(match fixed {
             Fixed::Live => text("ok\n".to_owned()),
-            Fixed::Ready if !self.readiness.is_on() => {
-                Problem::unavailable("stopping", "The service is stopping.").into_response()
-            }
-            Fixed::Ready if !self.gate.is_ready() => {
-                Problem::unavailable("keys_unavailable", "The keys of an issuer of tokens were never read.")
-                    .into_response()
-            }
-            Fixed::Ready => match self.app.service.check_ready().await {
+            Fixed::Ready => match self.check_ready().await {
                 Ok(()) => text("ok\n".to_owned()),
-                Err(error) => Problem::from(error).into_response(),
+                Err(problem) => problem.into_response(),
             },
-            Fixed::Metrics => Response::builder()
-                .content_type("text/plain; version=0.0.4; charset=utf-8")
-                .body(self.app.service.render_metrics()),
+            Fixed::Metrics => {
+                self.app.service.metrics().observe_ready(self.check_ready().await.is_ok());
+                Response::builder()
+                    .content_type("text/plain; version=0.0.4; charset=utf-8")
+                    .body(self.app.service.render_metrics())
+            }
             Fixed::Version => {
                 super::body::json(&serde_json::json!({"name": "tollgate", "version": env!("CARGO_PKG_VERSION")}))
             }
@@ -501,6 +497,17 @@ impl Router {
                 response
             }
         })
+    }
+
+    async fn check_ready(&self) -> Result<(), Problem> {
+        if !self.readiness.is_on() {
+            return Err(Problem::unavailable("stopping", "The service is stopping."));
+        }
+        if !self.gate.is_ready() {
+            let detail = "The keys of an issuer of tokens were never read.";
+            return Err(Problem::unavailable("keys_unavailable", detail));
+        }
+        Ok(self.app.service.check_ready().await?)
     }
 
     fn request_id(&self, headers: &HeaderMap) -> HeaderValue {

@@ -156,6 +156,38 @@ impl TlsReload {
     }
 }
 
+/// What became of a line of an import, as metrics name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImportedLine {
+    /// There is a subscription that was not there before.
+    Created,
+    /// A subscription was changed.
+    Changed,
+    /// It said what was there.
+    Unchanged,
+    /// Its source had said something newer before.
+    Outdated,
+    /// It was refused.
+    Refused,
+}
+
+impl ImportedLine {
+    /// Every outcome.
+    pub const ALL: [Self; 5] = [Self::Created, Self::Changed, Self::Unchanged, Self::Outdated, Self::Refused];
+
+    /// The label of the outcome.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Changed => "changed",
+            Self::Unchanged => "unchanged",
+            Self::Outdated => "outdated",
+            Self::Refused => "refused",
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Series {
     count: IntCounter,
@@ -197,6 +229,10 @@ pub struct Metrics {
     tls_reloads: [IntCounter; TlsReload::ALL.len()],
     tls_expiry: IntGaugeVec,
     tls_handshake_failures: IntCounter,
+    ready: IntGauge,
+    hook_timeout: Gauge,
+    pool_limits: IntGaugeVec,
+    imported_lines: [IntCounter; ImportedLine::ALL.len()],
 }
 
 impl fmt::Debug for Metrics {
@@ -264,6 +300,12 @@ impl Metrics {
         let tls_reload_counts =
             counters("tollgate_tls_reloads_total", "Changes of the TLS files, by what became of them.", &["outcome"])?;
         let tls_reloads = TlsReload::ALL.map(|outcome| tls_reload_counts.with_label_values(&[outcome.as_str()]));
+        let imported_line_counts = counters(
+            "tollgate_import_lines_total",
+            "Lines of imports over the API, dry runs apart, by what became of them.",
+            &["outcome"],
+        )?;
+        let imported_lines = ImportedLine::ALL.map(|line| imported_line_counts.with_label_values(&[line.as_str()]));
         let metrics = Self {
             hooks,
             api_requests: counters(
@@ -360,6 +402,17 @@ impl Metrics {
                 "tollgate_tls_handshake_failures_total",
                 "Connections that did not come to speak TLS in time: without a right certificate, say, or by none at all.",
             )?,
+            ready: IntGauge::new("tollgate_ready", "1 while the replica is ready, as /readyz says.")?,
+            hook_timeout: Gauge::new(
+                "tollgate_hook_timeout_seconds",
+                "How long a hook may take to be answered: TOLLGATE_HOOK_TIMEOUT.",
+            )?,
+            pool_limits: gauges(
+                "tollgate_database_pool_max_connections",
+                "Connections that a pool may have at most.",
+                &["pool"],
+            )?,
+            imported_lines,
             registry,
         };
         for kind in ["unavailable", "duplicate", "reference", "outcome_unknown", "unexpected"] {
@@ -401,6 +454,10 @@ impl Metrics {
             Box::new(tls_reload_counts),
             Box::new(metrics.tls_expiry.clone()),
             Box::new(metrics.tls_handshake_failures.clone()),
+            Box::new(metrics.ready.clone()),
+            Box::new(metrics.hook_timeout.clone()),
+            Box::new(metrics.pool_limits.clone()),
+            Box::new(imported_line_counts),
             #[cfg(target_os = "linux")]
             Box::new(prometheus::process_collector::ProcessCollector::for_self()),
         ])?;
@@ -556,6 +613,21 @@ impl Metrics {
         }
     }
 
+    /// Sets whether the replica is ready.
+    pub fn observe_ready(&self, is_ready: bool) {
+        self.ready.set(i64::from(is_ready));
+    }
+
+    /// Sets how long a hook may take.
+    pub fn observe_hook_timeout(&self, timeout: Duration) {
+        self.hook_timeout.set(timeout.as_secs_f64());
+    }
+
+    /// Counts a line of an import.
+    pub fn count_imported_line(&self, line: ImportedLine) {
+        self.imported_lines[line as usize].inc();
+    }
+
     /// Counts a query that gave no value.
     pub fn count_database_error(&self, error: &store::Error) {
         let kind = match error {
@@ -575,7 +647,8 @@ impl Metrics {
 
     /// Sets the gauges of the pools.
     pub fn observe_pools(&self, pools: &[PoolUse]) {
-        for PoolUse { pool, open, idle } in pools {
+        for PoolUse { pool, open, idle, limit } in pools {
+            self.pool_limits.with_label_values(&[*pool]).set(i64::from(*limit));
             self.pool_connections.with_label_values(&[*pool, "idle"]).set(i64::from(*idle));
             self.pool_connections.with_label_values(&[*pool, "used"]).set(i64::from(open.saturating_sub(*idle)));
         }

@@ -173,6 +173,7 @@ impl Service {
     /// The use cases on a database.
     #[must_use]
     pub fn new(database: Database, clock: Arc<dyn Clock>, metrics: Arc<Metrics>, policy: Policy) -> Arc<Self> {
+        metrics.observe_hook_timeout(policy.hook_timeout);
         let trust = Arc::new(Trust::unwatched());
         let ages = Ages { max_age: policy.max_age, max_stale: policy.max_stale };
         let ground = Arc::new(Ground {

@@ -103,6 +103,8 @@ pub struct PoolUse {
     pub open: u32,
     /// Of these, the ones that nobody uses.
     pub idle: u32,
+    /// How many it may open.
+    pub limit: u32,
 }
 
 impl Database {
@@ -301,15 +303,15 @@ impl Database {
     pub fn pool_use(&self) -> Vec<PoolUse> {
         let lanes = |pool, lanes: &Lanes| {
             let (open, idle) = lanes.usage();
-            pool_use(pool, open, idle)
+            pool_use(pool, open, idle, lanes.size())
         };
         let pool = |name, connection: &DatabaseConnection| {
             if connection.get_database_backend() == DbBackend::Postgres {
                 let pool = connection.get_postgres_connection_pool();
-                pool_use(name, pool.size() as usize, pool.num_idle())
+                pool_use(name, pool.size() as usize, pool.num_idle(), pool.options().get_max_connections() as usize)
             } else {
                 let pool = connection.get_sqlite_connection_pool();
-                pool_use(name, pool.size() as usize, pool.num_idle())
+                pool_use(name, pool.size() as usize, pool.num_idle(), pool.options().get_max_connections() as usize)
             }
         };
         let mut pools = vec![lanes("hooks", &self.hooks), lanes("views", &self.views), pool("api", &self.readers)];
@@ -394,7 +396,7 @@ async fn is_reusable(connection: &mut SqliteConnection) -> std::result::Result<b
     Ok(!connection.is_in_transaction())
 }
 
-fn pool_use(pool: &'static str, open: usize, idle: usize) -> PoolUse {
+fn pool_use(pool: &'static str, open: usize, idle: usize, limit: usize) -> PoolUse {
     let count = |connections| u32::try_from(connections).unwrap_or(u32::MAX);
-    PoolUse { pool, open: count(open), idle: count(idle) }
+    PoolUse { pool, open: count(open), idle: count(idle), limit: count(limit) }
 }

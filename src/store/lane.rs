@@ -188,6 +188,11 @@ impl Lanes {
         (self.size - self.slots.available_permits() + idle, idle)
     }
 
+    /// How many connections there may be.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
     /// Closes all connections, and refuses new ones.
     pub async fn close(&self) {
         self.slots.close();

@@ -9,10 +9,10 @@ use tollgate::{
         auth::{AUTHORIZATION, Access, jwt},
         console,
     },
-    service::metrics::{Freshness, Hook, Outcome, TlsReload},
+    service::metrics::{Freshness, Hook, ImportedLine, Outcome, TlsReload},
 };
 
-use crate::support::{ACCESS_TOKEN, ADMIN_CREDENTIALS, Answer, App, HOOK_CREDENTIALS, JSON, TOKEN, on_both};
+use crate::support::{ACCESS_TOKEN, ADMIN_CREDENTIALS, Answer, App, HOOK_CREDENTIALS, JSON, Options, TOKEN, on_both};
 
 const PATHS: [&str; 4] = ["/livez", "/readyz", "/metrics", "/version"];
 const TEXT: Option<&str> = Some("text/plain; charset=utf-8");
@@ -169,6 +169,9 @@ fn expected() -> BTreeSet<String> {
     for outcome in TlsReload::ALL.map(TlsReload::as_str) {
         expected.insert(format!(r#"tollgate_tls_reloads_total{{outcome="{outcome}"}}"#));
     }
+    for outcome in ImportedLine::ALL.map(ImportedLine::as_str) {
+        expected.insert(format!(r#"tollgate_import_lines_total{{outcome="{outcome}"}}"#));
+    }
     for kind in ["unavailable", "duplicate", "reference", "outcome_unknown", "unexpected"] {
         expected.insert(format!(r#"tollgate_database_errors_total{{kind="{kind}"}}"#));
     }
@@ -200,7 +203,11 @@ on_both! {
                 let name = format!(r#"tollgate_database_pool_connections{{pool="{pool}",state="{state}"}}"#);
                 assert!(series.contains_key(&name), "{name}");
             }
+            let limit = format!(r#"tollgate_database_pool_max_connections{{pool="{pool}"}}"#);
+            assert!(series[&limit] > 0.5);
         }
+        assert!((series["tollgate_hook_timeout_seconds"] - Options::default().policy.hook_timeout.as_secs_f64()).abs() < 0.001);
+        assert!(series["tollgate_ready"] > 0.5);
         assert!(series.contains_key("process_resident_memory_bytes"));
     }
 
@@ -267,6 +274,30 @@ on_both! {
         }
         let unavailable = grown.get(r#"tollgate_database_errors_total{kind="unavailable"}"#);
         assert_eq!(unavailable, Some(&2), "one for each query: {grown:?}");
+    }
+
+    async fn lines_of_an_import_are_counted_by_what_became_of_them_but_for_dry_runs(database) {
+        let app = database.app().await;
+        app.register("email").await;
+        let line = |id: &str, version: i64, scope: &str| {
+            json!({"source": "billing", "externalId": id, "sourceVersion": version, "subject": {"type": "user", "id": "u"},
+                "scopes": [scope], "validFrom": "2026-01-01T00:00:00Z", "validUntil": null}).to_string()
+        };
+        let file = [line("a", 1, "email"), line("b", 2, "email"), line("c", 1, "unknown"), "{".to_owned()].join("\n");
+        let import = async |query: &str, body: String| {
+            let before = series(&app).await;
+            let path = format!("/v1/subscriptions/import{query}");
+            let ndjson = ("content-type", "application/x-ndjson");
+            app.send("POST", &path, &[ADMIN_CREDENTIALS, ndjson], body).await.expect(200);
+            let mut grown = growth(&before, &series(&app).await);
+            grown.retain(|name, _| name.starts_with("tollgate_import_lines_total"));
+            grown.into_iter().map(|(name, count)| (name.split('"').nth(1).unwrap_or_default().to_owned(), count)).collect::<Vec<_>>()
+        };
+        let counted = |lines: &[(&str, i64)]| lines.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect::<Vec<_>>();
+        assert_eq!(import("?dryRun=true", file.clone()).await, []);
+        assert_eq!(import("", file).await, counted(&[("created", 2), ("refused", 2)]));
+        let again = [line("a", 1, "email"), line("b", 1, "email"), line("b", 3, "email")].join("\n");
+        assert_eq!(import("", again).await, counted(&[("changed", 1), ("outdated", 2)]));
     }
 
     async fn the_cache_tells_what_it_finds_and_holds(database) {
@@ -342,8 +373,10 @@ on_both! {
         answer.expect_problem(503, "unavailable");
         assert!(answer.header("retry-after").is_some());
         assert_eq!(look(&never_read, "/livez").await.status, 200);
+        assert!(series(&app).await["tollgate_ready"] > 0.5 && series(&never_read).await["tollgate_ready"] < 0.5);
         app.readiness.end();
         look(&app, "/readyz").await.expect_problem(503, "stopping");
+        assert!(series(&app).await["tollgate_ready"] < 0.5);
         assert_eq!(look(&app, "/livez").await.status, 200);
 
         let app = database.app().await;
