@@ -43,3 +43,4 @@ mod sync;
 mod tls;
 mod token;
 mod upgrade;
+mod watch;
