@@ -12,7 +12,7 @@ PROFILE = dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test contracts operations console soak bench check openapi man fmt deny clean
+.PHONY: help run test contracts operations watch console soak bench check openapi man fmt deny clean
 .PHONY: package package-test image-test manifests
 
 help: ## List these tasks
@@ -27,6 +27,7 @@ test: ## Run all tests, with a Postgres server of their own unless TEST_DATABASE
 	tests/with-postgres cargo test --workspace --locked
 	$(MAKE) contracts
 	$(MAKE) operations
+	$(MAKE) watch
 	$(MAKE) console
 
 contracts: ## Try the contracts on the running service with Schemathesis and a generated client, from PyPI
@@ -36,6 +37,11 @@ contracts: ## Try the contracts on the running service with Schemathesis and a g
 operations: ## Run the commands of the pages on backups, upgrades and roles, under load, on both databases
 	cargo build --locked
 	tests/with-python tests/operations/run
+
+watch: ## Try alerts and dashboard: the cases of each alert, then a Prometheus that watches Tollgate at work
+	tests/with-prometheus tests/watch/check
+	cargo build --locked
+	tests/with-postgres tests/with-prometheus tests/watch/run
 
 console: ## Try the console in a real Chromium (Debian's), with packages from npm; screenshots go to target/console/
 	cargo build --locked

@@ -80,7 +80,7 @@ def _read(response):
 def run(database):
     """Runs Tollgate on a new database, `sqlite` or `postgres`, until the block ends, however it does."""
     with tempfile.TemporaryDirectory(prefix="tollgate-contracts.") as folder, _new_database(database, folder) as url:
-        main, operations = _free_addresses(2)
+        main, operations = free_addresses(2)
         tollgate = Tollgate(f"http://{main}", "hook", secrets.token_urlsafe(24), secrets.token_urlsafe(24))
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TOLLGATE_")}
         environment.update(
@@ -101,17 +101,18 @@ def run(database):
         )
         log = pathlib.Path(folder, "log")
         with log.open("wb") as output:
-            process = subprocess.Popen([_binary(), "serve"], env=environment, stdin=subprocess.DEVNULL, stderr=output)
+            process = subprocess.Popen([binary(), "serve"], env=environment, stdin=subprocess.DEVNULL, stderr=output)
         try:
-            _wait_until_ready(process, f"http://{operations}/readyz", log)
+            wait_until_ready(process, f"http://{operations}/readyz", log)
             yield tollgate
             assert process.poll() is None, f"the service ended with {process.returncode}:\n{log.read_text()}"
         finally:
-            _stop(process)
+            stop(process)
         assert process.returncode == 0, f"the service ended with {process.returncode}:\n{log.read_text()}"
 
 
-def _binary():
+def binary():
+    """The debug build of the service."""
     metadata = ["cargo", "metadata", "--format-version", "1", "--no-deps", "--locked", "--offline"]
     target = json.loads(subprocess.check_output(metadata, cwd=ROOT))["target_directory"]
     binary = pathlib.Path(target, "debug", "tollgate")
@@ -125,25 +126,26 @@ def _new_database(kind, folder):
         yield f"sqlite://{folder}/tollgate.db?mode=rwc"
         return
     server, name = os.environ["TEST_DATABASE_URL"], f"contracts_{secrets.token_hex(8)}"
-    _psql(server, f"CREATE DATABASE {name}")
+    psql(server, f"CREATE DATABASE {name}")
     try:
-        yield _with_database(server, name)
+        yield with_database(server, name)
     finally:
-        _psql(server, f"DROP DATABASE {name}")
+        psql(server, f"DROP DATABASE {name}")
 
 
-def _with_database(url, name):
+def with_database(url, name):
     """The URL of another database of the same server."""
     return urllib.parse.urlsplit(url)._replace(path=f"/{name}").geturl()
 
 
-def _psql(url, statement):
-    psql = pathlib.Path(os.environ.get("TEST_POSTGRES_BIN", ""), "psql")
-    command = [psql, "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", "--command", statement, url]
+def psql(url, statement):
+    """Runs a statement in a database."""
+    program = pathlib.Path(os.environ.get("TEST_POSTGRES_BIN", ""), "psql")
+    command = [program, "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", "--command", statement, url]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
 
 
-def _free_addresses(count):
+def free_addresses(count):
     """Addresses that nobody listens at, below those that the system hands out."""
     found, start = [], secrets.randbelow(10_000)
     for offset in range(10_000):
@@ -157,7 +159,8 @@ def _free_addresses(count):
     raise AssertionError("no free port")
 
 
-def _wait_until_ready(process, url, log):
+def wait_until_ready(process, url, log):
+    """Waits until the service says at its operators' address that it is ready."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         assert process.poll() is None, f"the service ended with {process.returncode}:\n{log.read_text()}"
@@ -168,7 +171,8 @@ def _wait_until_ready(process, url, log):
     raise AssertionError(f"the service is not ready after {START_SECONDS} s:\n{log.read_text()}")
 
 
-def _stop(process):
+def stop(process):
+    """Ends a process, as a supervisor does."""
     process.terminate()
     try:
         process.wait(STOP_SECONDS)

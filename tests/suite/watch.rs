@@ -240,3 +240,84 @@ fn the_documented_metrics_are_the_ones_that_there_are() {
     let there: BTreeMap<_, _> = described().into_iter().filter(|(name, _)| name.starts_with("tollgate_")).collect();
     assert_eq!(documented, there);
 }
+
+/// A panel of the dashboard as far as it is looked at here.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Panel {
+    id: u32,
+    title: String,
+    #[serde(rename = "type")]
+    kind: String,
+    grid_pos: Place,
+    datasource: Option<Value>,
+    #[serde(default)]
+    targets: Vec<Target>,
+    #[serde(default)]
+    panels: Vec<Value>,
+}
+
+#[derive(Deserialize)]
+struct Place {
+    x: u32,
+    y: u32,
+    w: u32,
+    h: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Target {
+    expr: String,
+    ref_id: String,
+    datasource: Value,
+}
+
+#[test]
+fn the_dashboard_asks_for_metrics_that_there_are_and_no_panel_hides_another() {
+    let dashboard: Value = serde_json::from_str(&read("deploy/grafana/tollgate.json")).expect("JSON");
+    assert_eq!(dashboard["uid"], "tollgate");
+    assert!(dashboard["id"].is_null(), "Grafana gives the number");
+    let panels: Vec<Panel> = serde_json::from_value(dashboard["panels"].clone()).expect("panels");
+    assert!(panels.len() >= 30, "{}", panels.len());
+    let (known, recorded) = (metrics(), recorded());
+    let (mut ids, mut cells, mut titles) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
+    let chosen = serde_json::json!({"type": "prometheus", "uid": "${datasource}"});
+    for panel in &panels {
+        let Panel { id, title, kind, grid_pos: Place { x, y, w, h }, datasource, targets, panels } = panel;
+        assert!(ids.insert(*id), "{title}: the id {id} stands twice");
+        assert!(titles.insert(title), "{title} stands twice");
+        assert!(panels.is_empty(), "{title}: panels stand beside their row, where they are looked at");
+        assert!(x + w <= 24 && *w > 0 && *h > 0, "{title} does not fit");
+        for cell in (*x..x + w).flat_map(|x| (*y..y + h).map(move |y| (x, y))) {
+            assert_eq!(cells.insert(cell, title), None, "{title} hides another");
+        }
+        assert_eq!(targets.is_empty(), kind == "row", "{title}");
+        if kind == "row" {
+            continue;
+        }
+        assert_eq!(datasource.as_ref(), Some(&chosen), "{title}");
+        let names: BTreeSet<_> = targets.iter().map(|target| &target.ref_id).collect();
+        assert_eq!(names.len(), targets.len(), "{title}");
+        for Target { expr, datasource, ref_id } in targets {
+            assert_eq!(*datasource, chosen, "{title}, {ref_id}");
+            assert!(!named(expr).is_empty(), "{title}, {ref_id} asks for nothing of ours");
+            check_names(title, expr, &known, &recorded);
+        }
+    }
+    // The runbook sends its readers to panels of these names.
+    let runbook = read("docs/runbook.md");
+    let sent: BTreeSet<_> = runbook.split('*').filter(|text| panels.iter().any(|panel| panel.title == *text)).collect();
+    assert!(sent.len() >= 5, "{sent:?}");
+}
+
+#[test]
+fn grafana_is_told_where_prometheus_and_the_dashboard_are() {
+    let yaml = |path: &str| -> Value { serde_yaml::from_str(&read(path)).expect(path) };
+    let sources = yaml("deploy/grafana/provisioning/datasources/prometheus.yml");
+    assert_eq!(sources["apiVersion"], 1);
+    assert_eq!(sources["datasources"][0]["type"], "prometheus");
+    let dashboards = yaml("deploy/grafana/provisioning/dashboards/tollgate.yml");
+    assert_eq!(dashboards["apiVersion"], 1);
+    assert_eq!(dashboards["providers"][0]["type"], "file");
+}
