@@ -62,7 +62,7 @@ _tollgate() {
 
     case "${cmd}" in
         tollgate)
-            opts="-h -V --demo --listen --api-listen --ops-listen --tls-cert-file --tls-key-file --tls-client-ca-file --api-tls-client-ca-file --ops-tls --hook-auth --allow-open-hooks --hook-jwt-issuers --hook-jwt-audience --hook-jwt-keys --hook-jwt-jwks-url --hook-jwt-client --hook-jwt-scopes --api-jwt-issuer --api-jwt-audience --api-jwt-jwks-url --api-jwt-reader-scope --api-jwt-writer-scope --api-jwt-admin-scope --jwt-leeway --trusted-proxies --unmanaged --on-unknown --claims-prefix --hook-timeout --max-age --max-stale --keep-changes --feed-wake-up --require-if-match --startup-timeout --migrate --drain-delay --drain-timeout --log --log-format --help --version serve migrate token import export check backup ask health openapi"
+            opts="-h -V --demo --listen --api-listen --ops-listen --tls-cert-file --tls-key-file --tls-client-ca-file --api-tls-client-ca-file --ops-tls --hook-auth --allow-open-hooks --hook-jwt-issuers --hook-jwt-audience --hook-jwt-keys --hook-jwt-jwks-url --hook-jwt-client --hook-jwt-scopes --api-jwt-issuer --api-jwt-audience --api-jwt-jwks-url --api-jwt-reader-scope --api-jwt-writer-scope --api-jwt-admin-scope --jwt-leeway --trusted-proxies --unmanaged --on-unknown --claims-prefix --hook-timeout --max-age --max-stale --keep-changes --feed-wake-up --console --console-openid-client-id --console-url --require-if-match --startup-timeout --migrate --drain-delay --drain-timeout --log --log-format --help --version serve migrate token import export check backup ask health openapi"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -196,6 +196,18 @@ _tollgate() {
                     COMPREPLY=($(compgen -W "true false" -- "${cur}"))
                     return 0
                     ;;
+                --console)
+                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
+                    return 0
+                    ;;
+                --console-openid-client-id)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --console-url)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --require-if-match)
                     COMPREPLY=($(compgen -W "true false" -- "${cur}"))
                     return 0
@@ -308,7 +320,7 @@ _tollgate() {
             return 0
             ;;
         tollgate__subcmd__check)
-            opts="-h --data --json --listen --api-listen --ops-listen --tls-cert-file --tls-key-file --tls-client-ca-file --api-tls-client-ca-file --ops-tls --hook-auth --allow-open-hooks --hook-jwt-issuers --hook-jwt-audience --hook-jwt-keys --hook-jwt-jwks-url --hook-jwt-client --hook-jwt-scopes --api-jwt-issuer --api-jwt-audience --api-jwt-jwks-url --api-jwt-reader-scope --api-jwt-writer-scope --api-jwt-admin-scope --jwt-leeway --trusted-proxies --unmanaged --on-unknown --claims-prefix --hook-timeout --max-age --max-stale --keep-changes --feed-wake-up --require-if-match --startup-timeout --migrate --drain-delay --drain-timeout --log --log-format --demo --help"
+            opts="-h --data --json --listen --api-listen --ops-listen --tls-cert-file --tls-key-file --tls-client-ca-file --api-tls-client-ca-file --ops-tls --hook-auth --allow-open-hooks --hook-jwt-issuers --hook-jwt-audience --hook-jwt-keys --hook-jwt-jwks-url --hook-jwt-client --hook-jwt-scopes --api-jwt-issuer --api-jwt-audience --api-jwt-jwks-url --api-jwt-reader-scope --api-jwt-writer-scope --api-jwt-admin-scope --jwt-leeway --trusted-proxies --unmanaged --on-unknown --claims-prefix --hook-timeout --max-age --max-stale --keep-changes --feed-wake-up --console --console-openid-client-id --console-url --require-if-match --startup-timeout --migrate --drain-delay --drain-timeout --log --log-format --demo --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -440,6 +452,18 @@ _tollgate() {
                     ;;
                 --feed-wake-up)
                     COMPREPLY=($(compgen -W "true false" -- "${cur}"))
+                    return 0
+                    ;;
+                --console)
+                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
+                    return 0
+                    ;;
+                --console-openid-client-id)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --console-url)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --require-if-match)
@@ -596,7 +620,7 @@ _tollgate() {
             return 0
             ;;
         tollgate__subcmd__serve)
-            opts="-h --demo --listen --api-listen --ops-listen --tls-cert-file --tls-key-file --tls-client-ca-file --api-tls-client-ca-file --ops-tls --hook-auth --allow-open-hooks --hook-jwt-issuers --hook-jwt-audience --hook-jwt-keys --hook-jwt-jwks-url --hook-jwt-client --hook-jwt-scopes --api-jwt-issuer --api-jwt-audience --api-jwt-jwks-url --api-jwt-reader-scope --api-jwt-writer-scope --api-jwt-admin-scope --jwt-leeway --trusted-proxies --unmanaged --on-unknown --claims-prefix --hook-timeout --max-age --max-stale --keep-changes --feed-wake-up --require-if-match --startup-timeout --migrate --drain-delay --drain-timeout --log --log-format --help"
+            opts="-h --demo --listen --api-listen --ops-listen --tls-cert-file --tls-key-file --tls-client-ca-file --api-tls-client-ca-file --ops-tls --hook-auth --allow-open-hooks --hook-jwt-issuers --hook-jwt-audience --hook-jwt-keys --hook-jwt-jwks-url --hook-jwt-client --hook-jwt-scopes --api-jwt-issuer --api-jwt-audience --api-jwt-jwks-url --api-jwt-reader-scope --api-jwt-writer-scope --api-jwt-admin-scope --jwt-leeway --trusted-proxies --unmanaged --on-unknown --claims-prefix --hook-timeout --max-age --max-stale --keep-changes --feed-wake-up --console --console-openid-client-id --console-url --require-if-match --startup-timeout --migrate --drain-delay --drain-timeout --log --log-format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -728,6 +752,18 @@ _tollgate() {
                     ;;
                 --feed-wake-up)
                     COMPREPLY=($(compgen -W "true false" -- "${cur}"))
+                    return 0
+                    ;;
+                --console)
+                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
+                    return 0
+                    ;;
+                --console-openid-client-id)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --console-url)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --require-if-match)
