@@ -349,7 +349,7 @@ async fn data(url: &Secret, report: &mut Report) {
             Err(error) => report.tell("data", Status::Error, chain(&error)),
         },
         Ok(Standing::Behind(_)) => {
-            report.tell("data", Status::Error, "the tables are not up to date: run `tollgate migrate`")
+            report.tell("data", Status::Error, "the tables are not up to date: run `tollgate migrate`");
         }
         Err(error) => report.tell("data", Status::Error, chain(&error)),
     }

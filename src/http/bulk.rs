@@ -294,7 +294,9 @@ async fn upload(
         let (report, metrics) = (Arc::clone(&report), Arc::clone(service.metrics()));
         move |outcomes: Vec<LineOutcome>, _| {
             if !is_dry_run {
-                outcomes.iter().for_each(|(_, outcome)| metrics.count_imported_line(imported_line(outcome)));
+                for (_, outcome) in &outcomes {
+                    metrics.count_imported_line(imported_line(outcome));
+                }
             }
             let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
             report.complete = report.add(outcomes);
@@ -336,7 +338,7 @@ pub async fn import_file(
     mut tell: impl FnMut(Vec<LineOutcome>, u64) -> bool + Send + 'static,
 ) -> Result<(), Problem> {
     let waiting = Arc::new(());
-    let (importer, waits) = (Arc::clone(service), Arc::downgrade(&waiting));
+    let (worker, waits) = (Arc::clone(service), Arc::downgrade(&waiting));
     let imported = service.begin_apart("import", move |apart| {
         let mut broken_off = Ok(());
         let take = |chunk: Chunk| {
@@ -344,7 +346,7 @@ pub async fn import_file(
                 return false;
             }
             let bytes_read = chunk.bytes_read;
-            match apart.block_on(import_chunk(&importer, &import, apart, chunk)) {
+            match apart.block_on(import_chunk(&worker, &import, apart, chunk)) {
                 Ok(outcomes) => tell(outcomes, bytes_read),
                 Err(problem) => {
                     broken_off = Err(problem);
@@ -352,7 +354,7 @@ pub async fn import_file(
                 }
             }
         };
-        let read = read(format, file, importer.claims_prefix(), take).map_err(|error| of_read(&error));
+        let read = read(format, file, worker.claims_prefix(), take).map_err(|error| of_read(&error));
         broken_off.and(read)
     });
     let imported = imported.map_err(|error| no_thread(&error))?.await;

@@ -202,12 +202,13 @@ fn every_alert_has_an_entry_in_the_runbook_and_every_entry_an_alert() {
 #[test]
 fn every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() {
     let (mut fires, mut rests, mut names) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-    let all_rules: BTreeSet<_> = files("deploy/prometheus/rules", "yml").into_iter().map(canonical).collect();
+    let all_rules: BTreeSet<_> =
+        files("deploy/prometheus/rules", "yml").into_iter().map(|file| canonical(&file)).collect();
     for path in files("tests/watch/rules", "yml") {
         let text = fs::read_to_string(&path).expect("a file");
         let file: CaseFile = serde_yaml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let folder = path.parent().expect("a folder");
-        let loaded: BTreeSet<_> = file.rule_files.iter().map(|rules| canonical(folder.join(rules))).collect();
+        let loaded: BTreeSet<_> = file.rule_files.iter().map(|rules| canonical(&folder.join(rules))).collect();
         assert_eq!(loaded, all_rules, "{} loads other rules", path.display());
         for case in file.tests {
             assert!(names.insert(case.name.clone()), "{} stands twice", case.name);
@@ -222,8 +223,8 @@ fn every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() {
     assert_eq!(rests, alerts, "each rests in some case");
 }
 
-fn canonical(path: PathBuf) -> PathBuf {
-    fs::canonicalize(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+fn canonical(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 #[test]
