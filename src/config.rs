@@ -15,6 +15,7 @@ use crate::{
     },
     http::{
         auth::{issuer::AddressError, jwt},
+        collector::Endpoint,
         console::openid::OpenIdSettings,
         contract::Contract,
         tls::Files,
@@ -102,10 +103,21 @@ pub struct ServeSettings {
     pub drain_delay: Duration,
     /// How long requests under way may then take to end.
     pub drain_timeout: Duration,
+    /// Where traces are sent, if they are.
+    pub traces: Option<Traces>,
     /// Where the supervisor that started the process wants to hear that it serves: systemd's `NOTIFY_SOCKET`.
     pub notify_socket: Option<String>,
     /// How to log.
     pub log: LogArgs,
+}
+
+/// Where traces are sent, and of what.
+#[derive(Debug, Clone)]
+pub struct Traces {
+    /// The collector.
+    pub collector: Endpoint,
+    /// The share that is traced of the requests whose caller does not say.
+    pub share: f64,
 }
 
 /// When a token ends.
@@ -500,6 +512,7 @@ fn serve(
         // Nobody balances the load of a demo, and a person waits for it to end.
         drain_delay: args.drain_delay.unwrap_or(if args.demo { Duration::ZERO } else { DRAIN_DELAY }),
         drain_timeout: args.drain_timeout,
+        traces: args.otlp_endpoint.map(|collector| Traces { collector, share: args.otlp_share }),
         notify_socket: environment("NOTIFY_SOCKET"),
         log: args.log,
     })

@@ -13,8 +13,8 @@ use anyhow::Context as _;
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
-    task::JoinSet,
+    sync::{oneshot, watch},
+    task::{JoinHandle, JoinSet},
     time::timeout,
 };
 use tollgate::{
@@ -28,13 +28,14 @@ use tollgate::{
             issuer::{Issuer, KeyClient, Pace, Source},
             jwt::{Accept, Patience, Verifier},
         },
+        collector::Collector,
         console::{Console, openid::OpenId},
         health,
         router::{Readiness, Router, Surface},
         server::{self, Limits},
         tls::{RELOAD_INTERVAL, Tls},
     },
-    service::{FeedSettings, Metrics, Service, SystemClock, demo},
+    service::{self, FeedSettings, Metrics, Service, SystemClock, demo, trace::Tracer},
     store::{self, Database, schema::Migrated},
     telemetry,
 };
@@ -54,6 +55,8 @@ const SHORT_SECRET_BYTES: usize = 16;
 const OPERATIONS_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to say goodbye to the database. One that does not answer must not hold up the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the last traces may take to be sent.
+const TRACES_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The pause after the first try; each one after it is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -172,7 +175,8 @@ async fn serve(settings: ServeSettings) -> anyhow::Result<()> {
 
     let readiness = Readiness::new();
     warn_of_short_secrets(&settings);
-    let (gate, router) = router(&service, &settings, &readiness)?;
+    let traces = Traces::begin(&service, &settings)?;
+    let (gate, router) = router(&service, &settings, &readiness, traces.tracer.clone())?;
     tokio::select! {
         () = gate.begun() => {}
         () = signals.recv() => return Ok(()),
@@ -231,7 +235,9 @@ async fn serve(settings: ServeSettings) -> anyhow::Result<()> {
         drop(feed);
         stop_operations.send_replace(true);
         operations.await?;
-        if timeout(CLOSE_TIMEOUT, service.close()).await.is_err() {
+        // At once, so that the end takes no longer than without traces.
+        let ((), closed) = tokio::join!(traces.end(), timeout(CLOSE_TIMEOUT, service.close()));
+        if closed.is_err() {
             tracing::warn!("the database did not let go of its connections in time");
         }
         anyhow::Ok(())
@@ -306,6 +312,7 @@ fn router(
     service: &Arc<Service>,
     settings: &ServeSettings,
     readiness: &Arc<Readiness>,
+    tracer: Option<Arc<Tracer>>,
 ) -> anyhow::Result<(Arc<Gate>, impl Fn() -> Router)> {
     let app = Arc::new(App {
         service: Arc::clone(service),
@@ -343,7 +350,7 @@ fn router(
     let readiness = Arc::clone(readiness);
     let router = {
         let gate = Arc::clone(&gate);
-        move || Router::new(Arc::clone(&app), Arc::clone(&gate), Arc::clone(&readiness))
+        move || Router::new(Arc::clone(&app), Arc::clone(&gate), Arc::clone(&readiness)).traced(tracer.clone())
     };
     Ok((gate, router))
 }
@@ -376,6 +383,36 @@ fn verifier<T: Clone>(
     let issuers = trust.issuers.iter().map(issuer).collect();
     let leeway = chrono::TimeDelta::from_std(trust.leeway)?;
     Ok(Verifier::new(issuers, trust.audiences.clone(), leeway, patience, accept))
+}
+
+/// What traces requests and sends that to a collector, where the settings name one.
+struct Traces {
+    tracer: Option<Arc<Tracer>>,
+    /// How to end the sending, and its end.
+    sending: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+impl Traces {
+    fn begin(service: &Service, settings: &ServeSettings) -> anyhow::Result<Self> {
+        let Some(config::Traces { collector, share }) = &settings.traces else {
+            return Ok(Self { tracer: None, sending: None });
+        };
+        let metrics = service.metrics();
+        let (tracer, ended) = Tracer::new(*share, service::new_id(service.now()), Arc::clone(metrics));
+        let collector = Collector::new(collector.clone(), ended, Arc::clone(metrics))?;
+        let (stop, stopped) = oneshot::channel();
+        Ok(Self { tracer: Some(tracer), sending: Some((stop, tokio::spawn(collector.run(stopped)))) })
+    }
+
+    /// Sends what is left, if that does not take long.
+    async fn end(self) {
+        let Some((stop, sending)) = self.sending else { return };
+        // Whether it is told or has ended already, its end is what is waited for.
+        let _ = stop.send(());
+        if timeout(TRACES_TIMEOUT, sending).await.is_err() {
+            tracing::warn!("the last traces could not be sent in time");
+        }
+    }
 }
 
 /// SIGTERM and SIGINT: the first asks the process to stop, the second to stop at once.

@@ -62,7 +62,7 @@ _tollgate() {
 
     case "${cmd}" in
         tollgate)
-            opts="-h -V --demo --listen --api-listen --ops-listen --tls-cert-file --tls-key-file --tls-client-ca-file --api-tls-client-ca-file --ops-tls --hook-auth --allow-open-hooks --hook-jwt-issuers --hook-jwt-audience --hook-jwt-keys --hook-jwt-jwks-url --hook-jwt-client --hook-jwt-scopes --api-jwt-issuer --api-jwt-audience --api-jwt-jwks-url --api-jwt-reader-scope --api-jwt-writer-scope --api-jwt-admin-scope --jwt-leeway --trusted-proxies --unmanaged --on-unknown --claims-prefix --hook-timeout --max-age --max-stale --keep-changes --feed-wake-up --console --console-openid-client-id --console-url --require-if-match --startup-timeout --migrate --drain-delay --drain-timeout --log --log-format --help --version serve migrate token import export check backup ask health openapi"
+            opts="-h -V --demo --listen --api-listen --ops-listen --tls-cert-file --tls-key-file --tls-client-ca-file --api-tls-client-ca-file --ops-tls --hook-auth --allow-open-hooks --hook-jwt-issuers --hook-jwt-audience --hook-jwt-keys --hook-jwt-jwks-url --hook-jwt-client --hook-jwt-scopes --api-jwt-issuer --api-jwt-audience --api-jwt-jwks-url --api-jwt-reader-scope --api-jwt-writer-scope --api-jwt-admin-scope --jwt-leeway --trusted-proxies --unmanaged --on-unknown --claims-prefix --hook-timeout --max-age --max-stale --keep-changes --feed-wake-up --console --console-openid-client-id --console-url --require-if-match --startup-timeout --migrate --drain-delay --drain-timeout --otlp-endpoint --otlp-share --log --log-format --help --version serve migrate token import export check backup ask health openapi"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -228,6 +228,14 @@ _tollgate() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --otlp-endpoint)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --otlp-share)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --log)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -320,7 +328,7 @@ _tollgate() {
             return 0
             ;;
         tollgate__subcmd__check)
-            opts="-h --data --json --listen --api-listen --ops-listen --tls-cert-file --tls-key-file --tls-client-ca-file --api-tls-client-ca-file --ops-tls --hook-auth --allow-open-hooks --hook-jwt-issuers --hook-jwt-audience --hook-jwt-keys --hook-jwt-jwks-url --hook-jwt-client --hook-jwt-scopes --api-jwt-issuer --api-jwt-audience --api-jwt-jwks-url --api-jwt-reader-scope --api-jwt-writer-scope --api-jwt-admin-scope --jwt-leeway --trusted-proxies --unmanaged --on-unknown --claims-prefix --hook-timeout --max-age --max-stale --keep-changes --feed-wake-up --console --console-openid-client-id --console-url --require-if-match --startup-timeout --migrate --drain-delay --drain-timeout --log --log-format --demo --help"
+            opts="-h --data --json --listen --api-listen --ops-listen --tls-cert-file --tls-key-file --tls-client-ca-file --api-tls-client-ca-file --ops-tls --hook-auth --allow-open-hooks --hook-jwt-issuers --hook-jwt-audience --hook-jwt-keys --hook-jwt-jwks-url --hook-jwt-client --hook-jwt-scopes --api-jwt-issuer --api-jwt-audience --api-jwt-jwks-url --api-jwt-reader-scope --api-jwt-writer-scope --api-jwt-admin-scope --jwt-leeway --trusted-proxies --unmanaged --on-unknown --claims-prefix --hook-timeout --max-age --max-stale --keep-changes --feed-wake-up --console --console-openid-client-id --console-url --require-if-match --startup-timeout --migrate --drain-delay --drain-timeout --otlp-endpoint --otlp-share --log --log-format --demo --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -483,6 +491,14 @@ _tollgate() {
                     return 0
                     ;;
                 --drain-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --otlp-endpoint)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --otlp-share)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -620,7 +636,7 @@ _tollgate() {
             return 0
             ;;
         tollgate__subcmd__serve)
-            opts="-h --demo --listen --api-listen --ops-listen --tls-cert-file --tls-key-file --tls-client-ca-file --api-tls-client-ca-file --ops-tls --hook-auth --allow-open-hooks --hook-jwt-issuers --hook-jwt-audience --hook-jwt-keys --hook-jwt-jwks-url --hook-jwt-client --hook-jwt-scopes --api-jwt-issuer --api-jwt-audience --api-jwt-jwks-url --api-jwt-reader-scope --api-jwt-writer-scope --api-jwt-admin-scope --jwt-leeway --trusted-proxies --unmanaged --on-unknown --claims-prefix --hook-timeout --max-age --max-stale --keep-changes --feed-wake-up --console --console-openid-client-id --console-url --require-if-match --startup-timeout --migrate --drain-delay --drain-timeout --log --log-format --help"
+            opts="-h --demo --listen --api-listen --ops-listen --tls-cert-file --tls-key-file --tls-client-ca-file --api-tls-client-ca-file --ops-tls --hook-auth --allow-open-hooks --hook-jwt-issuers --hook-jwt-audience --hook-jwt-keys --hook-jwt-jwks-url --hook-jwt-client --hook-jwt-scopes --api-jwt-issuer --api-jwt-audience --api-jwt-jwks-url --api-jwt-reader-scope --api-jwt-writer-scope --api-jwt-admin-scope --jwt-leeway --trusted-proxies --unmanaged --on-unknown --claims-prefix --hook-timeout --max-age --max-stale --keep-changes --feed-wake-up --console --console-openid-client-id --console-url --require-if-match --startup-timeout --migrate --drain-delay --drain-timeout --otlp-endpoint --otlp-share --log --log-format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -783,6 +799,14 @@ _tollgate() {
                     return 0
                     ;;
                 --drain-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --otlp-endpoint)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --otlp-share)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

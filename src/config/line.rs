@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{
     domain::{claims::ClaimsPrefix, external, scope::Scope, time, token::TokenName},
-    http::transfer::Format,
+    http::{
+        collector::{Endpoint, EndpointError},
+        transfer::Format,
+    },
 };
 
 const SECRETS_HELP: &str = "\
@@ -395,6 +398,13 @@ pub struct ServeArgs {
     /// How long requests under way may then take to end
     #[arg(long, env = "TOLLGATE_DRAIN_TIMEOUT", default_value = "10s", value_parser = parse_duration)]
     pub drain_timeout: Duration,
+    /// The collector that traces are sent to, by OTLP over HTTP in protobuf: the URL before /v1/traces, such as
+    /// `http://localhost:4318`. Without it nothing is traced
+    #[arg(long, env = "TOLLGATE_OTLP_ENDPOINT", value_parser = parse_endpoint)]
+    pub otlp_endpoint: Option<Endpoint>,
+    /// The share of the requests without `traceparent` that is traced, from 0 to 1; with one, its sampled flag decides
+    #[arg(long, env = "TOLLGATE_OTLP_SHARE", default_value = "1", value_parser = parse_share)]
+    pub otlp_share: f64,
     #[command(flatten)]
     pub log: LogArgs,
 }
@@ -405,6 +415,15 @@ const MAX_LEEWAY: Duration = Duration::from_mins(5);
 fn parse_leeway(text: &str) -> Result<Duration, String> {
     let leeway = parse_duration(text)?;
     if leeway > MAX_LEEWAY { Err("it is longer than 5m".to_owned()) } else { Ok(leeway) }
+}
+
+fn parse_endpoint(text: &str) -> Result<Endpoint, EndpointError> {
+    Endpoint::parse(text)
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "expected a number from 0 to 1".to_owned())
 }
 
 fn parse_source(text: &str) -> Result<external::Source, String> {

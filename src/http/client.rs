@@ -1,4 +1,5 @@
-//! The client: how Tollgate asks others, an issuer for its keys, and another Tollgate at the command line.
+//! The client: how Tollgate asks others, an issuer for its keys, and another Tollgate at the command line; and how it sends
+//! traces to a collector.
 //!
 //! It follows no redirect, so that an answer is from where the operator said, keeps no connection, and reads no more of
 //! an answer than it is told to.
@@ -142,6 +143,22 @@ impl HttpClient {
             request = request.header(name, value);
         }
         timeout(patience, self.send(request, body, limit)).await.map_err(|_| ClientError::TimedOut(patience))?
+    }
+
+    /// Posts a message in protobuf to an address, and waits no longer than `patience`.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`] when there is no answer.
+    pub async fn post_protobuf(
+        &self,
+        url: &str,
+        message: Bytes,
+        patience: Duration,
+        limit: usize,
+    ) -> Result<Reply, ClientError> {
+        let request = Request::post(url).header(header::CONTENT_TYPE, "application/x-protobuf");
+        timeout(patience, self.send(request, message, limit)).await.map_err(|_| ClientError::TimedOut(patience))?
     }
 
     /// Posts a form to an address, with the credentials that a header `Authorization` holds.

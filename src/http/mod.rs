@@ -19,6 +19,7 @@ pub mod bulk;
 pub mod catalogue;
 pub mod claims;
 pub mod client;
+pub mod collector;
 pub mod connection;
 pub mod console;
 pub mod contract;

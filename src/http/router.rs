@@ -42,6 +42,7 @@ use super::{
 use crate::service::{
     self, Idempotency, Origin,
     metrics::{Hook, Shed},
+    trace::{self, Caller, Traced, Tracer},
 };
 
 /// The largest body of a hook request: some thousand scopes and a user's claims.
@@ -68,6 +69,7 @@ pub(super) const MAX_KEY_LENGTH: usize = 255;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What a listener serves.
@@ -173,6 +175,8 @@ pub struct Router {
     readiness: Arc<Readiness>,
     /// The pages for support staff, where they are served.
     console: Option<Arc<Console>>,
+    /// None where nothing is traced.
+    tracer: Option<Arc<Tracer>>,
     /// Targets by path. A path with parameters is a template such as `/v1/scopes/{name}`.
     plain: HashMap<String, Targets>,
     templates: Vec<(Vec<String>, Targets)>,
@@ -190,6 +194,8 @@ struct Line {
     request_id: HeaderValue,
     /// The caller's trace, when it names one.
     trace_id: Option<String>,
+    /// Whether parts of its work have spans of their own.
+    is_traced: bool,
     started: Instant,
 }
 
@@ -198,7 +204,7 @@ impl Router {
     #[must_use]
     pub fn new(app: Arc<App>, gate: Arc<Gate>, readiness: Arc<Readiness>) -> Self {
         let (plain, templates) = (HashMap::new(), Vec::new());
-        Self { app, gate, readiness, console: None, plain, templates }
+        Self { app, gate, readiness, console: None, tracer: None, plain, templates }
     }
 
     /// The same router, serving the pages for support staff, too. They have a table of routes of their own.
@@ -208,6 +214,12 @@ impl Router {
             self.app.service.metrics().expect_operation(route.id);
         }
         Self { console: Some(console), ..self }
+    }
+
+    /// The same router, tracing what it answers if there is a tracer.
+    #[must_use]
+    pub fn traced(self, tracer: Option<Arc<Tracer>>) -> Self {
+        Self { tracer, ..self }
     }
 
     /// The same router, serving a surface more.
@@ -306,6 +318,7 @@ impl Router {
             operation: UNKNOWN,
             request_id: self.request_id(request.headers()),
             trace_id: trace_id(request.headers()),
+            is_traced: false,
             started: Instant::now(),
         };
         let (version, is_head) = (request.version(), request.method() == Method::HEAD);
@@ -317,8 +330,10 @@ impl Router {
                 if let Handler::Hook(_) = operation.handler {
                     reader = Reader::Machine;
                 }
-                let answered = or_failed(self.call(operation, &line, request, ends), &line).await;
-                let answered = answered.unwrap_or_else(answer);
+                let answered = match self.begin_trace(operation, &request) {
+                    None => or_failed(self.call(operation, &line, request, ends), &line).await.unwrap_or_else(answer),
+                    Some(traced) => Box::pin(self.call_traced(traced, operation, &mut line, request, ends)).await,
+                };
                 self.count(operation, &line, answered.status());
                 answered
             }
@@ -363,6 +378,30 @@ impl Router {
         found.map(|(_, target)| target).ok_or_else(|| method_not_allowed(targets.iter().map(|(method, _)| method)))
     }
 
+    /// Begins to trace a request, where there is a tracer and the request is to be traced.
+    fn begin_trace(&self, operation: &Operation, request: &hyper::Request<Incoming>) -> Option<Traced> {
+        let tracer = self.tracer.as_ref()?;
+        let header = |name: HeaderName| request.headers().get(name)?.to_str().ok();
+        tracer.begin(operation.id, &Caller { parent: header(TRACEPARENT), state: header(TRACESTATE) })
+    }
+
+    async fn call_traced(
+        &self,
+        traced: Traced,
+        operation: &Operation,
+        line: &mut Line,
+        request: hyper::Request<Incoming>,
+        ends: &Ends,
+    ) -> Answer {
+        line.trace_id = Some(traced.id());
+        line.is_traced = true;
+        let work = or_failed(self.call(operation, line, request, ends), line);
+        let answered = traced.around(work).await.unwrap_or_else(answer);
+        let status = answered.status();
+        traced.end(status.as_u16(), outcome(status), line.request_id.to_str().unwrap_or_default().to_owned());
+        answered
+    }
+
     async fn call(
         &self,
         operation: &Operation,
@@ -372,7 +411,11 @@ impl Router {
     ) -> Result<Answer, Problem> {
         let _place = self.admit(operation)?;
         let shown = Shown { headers: request.headers(), peer: Some(ends.remote.ip()), request_id: &line.request_id };
-        let actor = self.gate.admit(operation.access, shown).await?;
+        let actor = if line.is_traced {
+            Box::pin(trace::during("authenticate", self.gate.admit(operation.access, shown))).await?
+        } else {
+            self.gate.admit(operation.access, shown).await?
+        };
         let (parts, body) = request.into_parts();
         match &operation.handler {
             Handler::Hook(hook) => {

@@ -188,6 +188,32 @@ impl ImportedLine {
     }
 }
 
+/// What became of a span of a trace, as metrics name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpanFate {
+    /// The collector took it.
+    Sent,
+    /// It could not be sent.
+    Failed,
+    /// There was no room for it.
+    Dropped,
+}
+
+impl SpanFate {
+    /// Every fate.
+    pub const ALL: [Self; 3] = [Self::Sent, Self::Failed, Self::Dropped];
+
+    /// The label of the fate.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Failed => "failed",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Series {
     count: IntCounter,
@@ -233,6 +259,7 @@ pub struct Metrics {
     hook_timeout: Gauge,
     pool_limits: IntGaugeVec,
     imported_lines: [IntCounter; ImportedLine::ALL.len()],
+    spans: [IntCounter; SpanFate::ALL.len()],
 }
 
 impl fmt::Debug for Metrics {
@@ -306,6 +333,9 @@ impl Metrics {
             &["outcome"],
         )?;
         let imported_lines = ImportedLine::ALL.map(|line| imported_line_counts.with_label_values(&[line.as_str()]));
+        let span_counts =
+            counters("tollgate_trace_spans_total", "Spans of traces, by what became of them.", &["outcome"])?;
+        let spans = SpanFate::ALL.map(|fate| span_counts.with_label_values(&[fate.as_str()]));
         let metrics = Self {
             hooks,
             api_requests: counters(
@@ -413,6 +443,7 @@ impl Metrics {
                 &["pool"],
             )?,
             imported_lines,
+            spans,
             registry,
         };
         for kind in ["unavailable", "duplicate", "reference", "outcome_unknown", "unexpected"] {
@@ -458,6 +489,7 @@ impl Metrics {
             Box::new(metrics.hook_timeout.clone()),
             Box::new(metrics.pool_limits.clone()),
             Box::new(imported_line_counts),
+            Box::new(span_counts),
             #[cfg(target_os = "linux")]
             Box::new(prometheus::process_collector::ProcessCollector::for_self()),
         ])?;
@@ -621,6 +653,11 @@ impl Metrics {
     /// Sets how long a hook may take.
     pub fn observe_hook_timeout(&self, timeout: Duration) {
         self.hook_timeout.set(timeout.as_secs_f64());
+    }
+
+    /// Counts spans of traces.
+    pub fn count_spans(&self, fate: SpanFate, count: usize) {
+        self.spans[fate as usize].inc_by(count as u64);
     }
 
     /// Counts a line of an import.

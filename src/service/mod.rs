@@ -42,6 +42,7 @@ pub mod metrics;
 pub mod refusals;
 pub mod subscription;
 pub mod token;
+pub mod trace;
 
 pub use apart::Apart;
 use cache::{
@@ -339,7 +340,7 @@ pub fn new_id(now: DateTime<Utc>) -> Uuid {
 
 /// The same for many writes, which take longer.
 async fn all_to_their_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    match tokio::spawn(tokio::time::timeout(BULK_TIMEOUT, work)).await {
+    match trace::during("write many", tokio::spawn(tokio::time::timeout(BULK_TIMEOUT, work))).await {
         Ok(Ok(result)) => result,
         Ok(Err(_)) => Err(Error::TimedOut),
         Err(error) => Err(Error::Aborted(error)),
@@ -350,7 +351,7 @@ async fn all_to_their_end<T: Send + 'static>(work: impl Future<Output = Result<T
 /// transaction open and, committed or not, a cache that was not told.
 async fn to_its_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     let work = tokio::spawn(tokio::time::timeout(WRITE_TIMEOUT, work));
-    match tokio::time::timeout(API_TIMEOUT, work).await {
+    match trace::during("write", tokio::time::timeout(API_TIMEOUT, work)).await {
         Ok(Ok(Ok(result))) => result,
         Ok(Err(error)) => Err(Error::Aborted(error)),
         Ok(Ok(Err(_))) | Err(_) => Err(Error::TimedOut),
@@ -359,7 +360,7 @@ async fn to_its_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + S
 
 /// Reads, for no longer than the management API waits.
 async fn in_time<T>(read: impl Future<Output = store::Result<T>>) -> Result<T> {
-    let read = tokio::time::timeout(API_TIMEOUT, read).await;
+    let read = trace::during("read", tokio::time::timeout(API_TIMEOUT, read)).await;
     Ok(read.unwrap_or_else(|_| Err(store::Error::unavailable("no answer came in time")))?)
 }
 

@@ -273,6 +273,7 @@ fn the_layers_use_each_other_in_one_direction() {
                 "crate::config",
                 "crate::domain",
                 "crate::http::auth",
+                "crate::http::collector",
                 "crate::http::console::openid",
                 "crate::http::contract",
                 "crate::http::tls::Files",
@@ -392,7 +393,7 @@ fn one_noun_has_one_file_name_in_every_layer() {
             "src/service",
             &[
                 "apart", "breaker", "clock", "demo", "error", "feed", "losses", "metrics", "mod", "refusals",
-                "platform", "protocol", "snapshot", "trust",
+                "platform", "protocol", "snapshot", "trace", "trust",
             ],
         ),
         (
@@ -402,6 +403,7 @@ fn one_noun_has_one_file_name_in_every_layer() {
                 "batch",
                 "body",
                 "client",
+                "collector",
                 "connection",
                 "contract",
                 "form",

@@ -42,5 +42,6 @@ mod support;
 mod sync;
 mod tls;
 mod token;
+mod traces;
 mod upgrade;
 mod watch;

@@ -9,7 +9,7 @@ use tollgate::{
         auth::{AUTHORIZATION, Access, jwt},
         console,
     },
-    service::metrics::{Freshness, Hook, ImportedLine, Outcome, TlsReload},
+    service::metrics::{Freshness, Hook, ImportedLine, Outcome, SpanFate, TlsReload},
 };
 
 use crate::support::{ACCESS_TOKEN, ADMIN_CREDENTIALS, Answer, App, HOOK_CREDENTIALS, JSON, Options, TOKEN, on_both};
@@ -168,6 +168,9 @@ fn expected() -> BTreeSet<String> {
     }
     for outcome in TlsReload::ALL.map(TlsReload::as_str) {
         expected.insert(format!(r#"tollgate_tls_reloads_total{{outcome="{outcome}"}}"#));
+    }
+    for outcome in SpanFate::ALL.map(SpanFate::as_str) {
+        expected.insert(format!(r#"tollgate_trace_spans_total{{outcome="{outcome}"}}"#));
     }
     for outcome in ImportedLine::ALL.map(ImportedLine::as_str) {
         expected.insert(format!(r#"tollgate_import_lines_total{{outcome="{outcome}"}}"#));

@@ -152,7 +152,7 @@ fn collect(mut from: impl Read + Send + 'static, into: Arc<Mutex<Vec<u8>>>) -> J
 
 /// Looks again and again, until there is something to see.
 #[track_caller]
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
         if let Some(seen) = look() {
@@ -184,7 +184,8 @@ pub struct Server {
     process: Process,
     /// Where the hooks and the management API are served.
     pub main: SocketAddr,
-    operations: SocketAddr,
+    /// Where operators look.
+    pub operations: SocketAddr,
 }
 
 impl Server {
@@ -209,16 +210,24 @@ impl Server {
     }
 
     /// Tells it to stop, and waits until it did so in good order.
-    fn stop(&mut self) {
+    pub fn stop(&mut self) {
         self.process.terminate();
         let status = self.process.wait();
         assert!(status.success(), "{status}: {}", self.process.stderr());
     }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.process.stderr()
+    }
 }
 
-struct Response {
-    status: u16,
-    body: String,
+/// What a process answers.
+pub struct Response {
+    /// The status.
+    pub status: u16,
+    /// The body.
+    pub body: String,
 }
 
 impl Response {
@@ -248,8 +257,9 @@ fn try_send(to: SocketAddr, method: &str, path: &str, headers: &[String], body: 
     read_response(&mut stream)
 }
 
+/// Sends a request on a connection of its own.
 #[track_caller]
-fn send(to: SocketAddr, method: &str, path: &str, headers: &[&str], body: &str) -> Response {
+pub fn send(to: SocketAddr, method: &str, path: &str, headers: &[&str], body: &str) -> Response {
     let headers: Vec<_> = headers.iter().map(|header| (*header).to_owned()).collect();
     try_send(to, method, path, &headers, body).expect("an answer")
 }

@@ -10,7 +10,7 @@ pub type CatalogueCache = SnapshotCache<Catalogue>;
 
 /// The catalogue, unloaded.
 pub fn catalogue_cache(ground: Arc<Ground>) -> Arc<CatalogueCache> {
-    SnapshotCache::new(ground, |ground| {
+    SnapshotCache::new("read catalogue", ground, |ground| {
         Box::pin(async move {
             let lanes = ground.database.hooks();
             lanes.run(ground.query_timeout, async |lane| store::catalogue::load(lane).await).await

@@ -21,6 +21,7 @@ use crate::{
         facts::Facts,
         subject::{Subject, SubjectRef},
     },
+    service::trace,
     store::{self, lane::Connection},
 };
 
@@ -68,7 +69,7 @@ impl FactsCache {
             return found;
         }
         // Boxed, as it is seldom come by.
-        Box::pin(self.wait(&mut found, subjects, now, deadline)).await;
+        Box::pin(trace::during("read facts", self.wait(&mut found, subjects, now, deadline))).await;
         found
     }
 

@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Mutex;
 
 use super::{Found, Ground};
-use crate::store;
+use crate::{service::trace, store};
 
 /// Reads what a snapshot is of.
 type Read<T> = Box<dyn Fn(Arc<Ground>) -> BoxFuture<'static, store::Result<T>> + Send + Sync>;
@@ -29,6 +29,8 @@ struct Snapshot<T> {
 
 /// A value that is read as a whole, and known until it changes.
 pub struct SnapshotCache<T> {
+    /// What reading it is called in traces.
+    name: &'static str,
     ground: Arc<Ground>,
     read: Read<T>,
     /// Counts the known changes.
@@ -53,10 +55,12 @@ impl<T> fmt::Debug for SnapshotCache<T> {
 impl<T: Send + Sync + 'static> SnapshotCache<T> {
     /// An unloaded snapshot, and what loads it.
     pub fn new(
+        name: &'static str,
         ground: Arc<Ground>,
         read: impl Fn(Arc<Ground>) -> BoxFuture<'static, store::Result<T>> + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new(Self {
+            name,
             ground,
             read: Box::new(read),
             generation: AtomicU64::new(0),
@@ -82,7 +86,8 @@ impl<T: Send + Sync + 'static> SnapshotCache<T> {
         if self.ground.breaker.allows(now) {
             // A task of its own: whoever hangs up must not cancel what others wait for.
             let load = tokio::spawn(Arc::clone(self).load(self.attempts.load(Ordering::SeqCst), now));
-            if let Ok(Ok(Ok(value))) = Box::pin(tokio::time::timeout_at(deadline.into(), load)).await {
+            let load = tokio::time::timeout_at(deadline.into(), load);
+            if let Ok(Ok(Ok(value))) = Box::pin(trace::during(self.name, load)).await {
                 return Found::Fresh(value);
             }
         }

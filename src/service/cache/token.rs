@@ -31,7 +31,7 @@ pub type TokenCache = SnapshotCache<LiveTokens>;
 
 /// The live tokens, unloaded.
 pub fn token_cache(ground: Arc<Ground>, clock: Arc<dyn Clock>) -> Arc<TokenCache> {
-    SnapshotCache::new(ground, move |ground| {
+    SnapshotCache::new("read tokens", ground, move |ground| {
         let clock = Arc::clone(&clock);
         Box::pin(async move {
             let read_at = clock.now();
