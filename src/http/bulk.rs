@@ -65,7 +65,7 @@ text! {
 }
 
 /// What became of an import.
-#[derive(Debug, Default, Object, Serialize)]
+#[derive(Debug, Default, Clone, Object, Serialize)]
 #[oai(rename_all = "camelCase")]
 #[serde(rename_all = "camelCase")]
 pub struct ImportReport {
@@ -90,7 +90,7 @@ pub struct ImportReport {
 }
 
 /// Why a line was refused.
-#[derive(Debug, Object, Serialize)]
+#[derive(Debug, Clone, Object, Serialize)]
 pub struct LineProblem {
     /// The number of the line, counted from 1.
     pub line: i64,

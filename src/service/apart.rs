@@ -4,7 +4,11 @@
 //! another thread of the same rank, the system would still let it run on for its time slice, some milliseconds, before
 //! a hook gets its turn on the same processor. So it has a thread that the system lets run only when no other one wants
 //! the processor (`SCHED_IDLE`, sched(7)), and all that others might wait for is its own, too: the runtime that its
-//! connections are served by, and the connections.
+//! connections are served by, and the connections. That runtime stands still while the thread waits for a slow peer, so
+//! what must not be left open meanwhile is ended before.
+//!
+//! On SQLite there is one connection that writes, for all. The thread has the rank of the others there, and the service's
+//! runtime serves it: nobody waits for a connection that is on its way back.
 
 use std::{io, sync::Arc, thread};
 
@@ -13,7 +17,7 @@ use thread_priority::{
     thread_native_id,
 };
 use tokio::{
-    runtime::{self, Runtime},
+    runtime::{self, Handle, Runtime},
     sync::oneshot,
 };
 
@@ -25,13 +29,23 @@ use crate::store::Database;
 pub struct Apart {
     /// The database, by connections of its own.
     pub database: Database,
-    runtime: Runtime,
+    runtime: Serving,
+}
+
+/// Whose runtime serves the connections.
+#[derive(Debug)]
+enum Serving {
+    Own(Runtime),
+    Shared(Handle),
 }
 
 impl Apart {
     /// Waits for what may be waited for on this thread.
     pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
-        self.runtime.block_on(work)
+        match &self.runtime {
+            Serving::Own(runtime) => runtime.block_on(work),
+            Serving::Shared(runtime) => runtime.block_on(work),
+        }
     }
 }
 
@@ -46,13 +60,20 @@ impl Service {
         name: &'static str,
         work: impl FnOnce(&Apart) -> T + Send + 'static,
     ) -> io::Result<oneshot::Receiver<T>> {
-        let (runtime, service) = (runtime::Builder::new_current_thread().enable_all().build()?, Arc::clone(self));
+        let runtime = match self.database.postgres() {
+            Some(_) => Serving::Own(runtime::Builder::new_current_thread().enable_all().build()?),
+            None => Serving::Shared(Handle::current()),
+        };
+        let service = Arc::clone(self);
         let (sender, receiver) = oneshot::channel();
         thread::Builder::new().name(name.to_owned()).spawn(move || {
-            step_back();
-            let database = {
-                let _entered = runtime.enter();
-                service.database.apart()
+            let database = match &runtime {
+                Serving::Own(runtime) => {
+                    step_back();
+                    let _entered = runtime.enter();
+                    service.database.apart()
+                }
+                Serving::Shared(_) => service.database.apart(),
             };
             let apart = Apart { database, runtime };
             // Who waited for it may have gone.

@@ -234,6 +234,8 @@ async fn known(database: &Database, items: &[Item]) -> Result<Known> {
     let missing = store::catalogue::missing(&reading, &scopes).await?;
     let by_key = store::subscription::find_by_keys(&reading, &keys).await?;
     let by_id = store::subscription::find_by_ids(&reading, &ids).await?;
+    // Not left open while the next chunk is waited for.
+    reading.rollback().await.map_err(store::Error::from)?;
     let of_key = |subscription: Subscription| {
         let key = subscription.external.as_ref().map(|external| external.key.clone());
         ((key, None), subscription)

@@ -76,7 +76,7 @@ enum Told {
 }
 
 /// Changes made here that the feed has not shown yet: the cache is told of them by those who make them. They send word of
-/// them, and share no lock: one of them may be a thread that the system lets run last.
+/// them, and share no lock that is held while anything is done: one of them may be a thread that the system lets run last.
 #[derive(Debug)]
 struct Own {
     told: mpsc::UnboundedReceiver<Told>,

@@ -105,7 +105,8 @@ impl Losses {
         let days = self.days.load();
         match days.get(scope) {
             Some(day) => self.add_to(day, subject, now),
-            None => self.add_scope(scope, subject, now),
+            None if days.len() < MAX_SCOPES => self.add_scope(scope, subject, now),
+            None => {}
         }
     }
 

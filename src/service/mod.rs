@@ -6,12 +6,16 @@
 
 use std::{
     fmt::Write as _,
+    pin::pin,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use chrono::{DateTime, Utc};
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    task::JoinSet,
+};
 use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::{
@@ -292,24 +296,31 @@ impl Service {
         touched: Vec<Touched>,
     ) -> Result<()> {
         self.feed.making(&seqs);
-        let (seqs, touched): (Arc<[i64]>, Arc<[Touched]>) = (seqs.into(), touched.into());
-        let (service, to_tell, made) = (Arc::clone(self), Arc::clone(&touched), Arc::clone(&seqs));
-        // A task of its own: past the deadline the commit may still be done, and what was read until then would be kept
-        // as if it were newer. It tells the cache when it ends, whoever still waits.
-        let committing = tokio::spawn(async move {
-            let committed = commit.await;
+        let (service, (sender, answered)) = (Arc::clone(self), oneshot::channel());
+        // A task of its own, whoever still waits: past the deadline the commit may still be done, and what was read until
+        // then would be kept as if it were newer. It tells the cache then, and again when it ends.
+        tokio::spawn(async move {
+            let mut commit = pin!(commit);
+            let (committed, waiting) = match tokio::time::timeout(COMMIT_TIMEOUT, commit.as_mut()).await {
+                Ok(committed) => (committed, Some(sender)),
+                Err(_) => {
+                    service.feed.unsure_of(&seqs);
+                    service.tell(&touched).await;
+                    // Who waited may have gone.
+                    let _ = sender.send(Err(Error::TimedOut));
+                    (commit.await, None)
+                }
+            };
             if committed.is_err() {
-                service.feed.unsure_of(&made);
+                service.feed.unsure_of(&seqs);
             }
-            service.tell(&to_tell).await;
-            committed
+            service.tell(&touched).await;
+            if let Some(waiting) = waiting {
+                let _ = waiting.send(committed.map_err(Error::from));
+            }
         });
-        if let Ok(Ok(committed)) = tokio::time::timeout(COMMIT_TIMEOUT, committing).await {
-            return Ok(committed?);
-        }
-        self.feed.unsure_of(&seqs);
-        self.tell(&touched).await;
-        Err(Error::TimedOut)
+        // Without an answer the task has come to an end by itself, which is as good as none in time.
+        answered.await.unwrap_or(Err(Error::TimedOut))
     }
 
     async fn tell(&self, touched: &[Touched]) {

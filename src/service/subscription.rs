@@ -22,7 +22,7 @@ use crate::{
         subscription::{Put, Subscription, SubscriptionPatch, SubscriptionState},
     },
     store::{
-        self, Database,
+        self,
         change::{Change, Noun},
         image,
         subscription::{After, Filter},
@@ -363,7 +363,11 @@ impl Service {
         after: Option<After>,
         limit: u64,
     ) -> Result<Vec<Subscription>> {
-        list(&self.database, filter, now, after, limit).await
+        let list = async {
+            let reading = self.database.begin_reading().await?;
+            store::subscription::list(&reading, filter, now, after, limit).await
+        };
+        in_time(list).await
     }
 
     /// The same, apart.
@@ -379,22 +383,15 @@ impl Service {
         after: Option<After>,
         limit: u64,
     ) -> Result<Vec<Subscription>> {
-        list(&apart.database, filter, now, after, limit).await
+        let list = async {
+            let reading = apart.database.begin_reading().await?;
+            let page = store::subscription::list(&reading, filter, now, after, limit).await?;
+            // Not left open while somebody takes the page.
+            reading.rollback().await?;
+            Ok(page)
+        };
+        in_time(list).await
     }
-}
-
-async fn list(
-    database: &Database,
-    filter: &Filter,
-    now: DateTime<Utc>,
-    after: Option<After>,
-    limit: u64,
-) -> Result<Vec<Subscription>> {
-    let list = async {
-        let reading = database.begin_reading().await?;
-        store::subscription::list(&reading, filter, now, after, limit).await
-    };
-    in_time(list).await
 }
 
 /// What became of the writes of a batch, within its transaction.

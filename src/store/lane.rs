@@ -145,7 +145,7 @@ impl Lanes {
             answer
         };
         let answer = tokio::time::timeout(timeout, asked).await;
-        if !matches!(answer, Ok(Ok(_))) {
+        if matches!(answer, Err(_) | Ok(Err(Error::Unavailable(_)))) {
             // What broke one connection has most likely broken the others.
             self.lock().clear();
         }

@@ -3,8 +3,14 @@
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
-use crate::support::{ADMIN_CREDENTIALS, Answer, App, Backend, ByHand, Options, on_both, path_of};
+use crate::support::{
+    ADMIN_CREDENTIALS, Answer, App, Backend, ByHand, Options, PATIENCE, eventually, on_both, path_of,
+};
 
 const IMPORT: &str = "/v1/subscriptions/import";
 const EXPORT: &str = "/v1/subscriptions/export";
@@ -281,6 +287,44 @@ on_both! {
         app.refuse_query(&format!("{EXPORT}?format=xml"), &["?format"]).await;
         let empty = app.call("GET", &format!("{EXPORT}?format=csv&source=crm")).await.text();
         assert_eq!(empty.lines().count(), 1, "the names of the columns");
+    }
+
+    async fn while_a_file_is_waited_for_others_write_and_nothing_is_left_open(database) {
+        let app = database.app().await;
+        app.register("email").await;
+        let lines: Vec<_> = (0..500).map(|number| line(&number.to_string(), &format!("u{number}"))).collect();
+        let whole = file(&lines);
+        let (name, value) = ADMIN_CREDENTIALS;
+        let head = format!(
+            "POST {IMPORT} HTTP/1.1\r\nhost: tollgate\r\n{name}: {value}\r\ncontent-type: {}\r\ncontent-length: {}\r\n\r\n",
+            NDJSON.1,
+            2 * whole.len() + 1,
+        );
+        let mut stream = TcpStream::connect(app.address).await.expect("a connection");
+        let hand = ByHand::open(&database.url).await;
+        // The second time there is nothing to write, so that what was read last is what might be left.
+        for part in [head + &whole, whole] {
+            stream.write_all(part.as_bytes()).await.expect("sent");
+            eventually!("the lines were imported", PATIENCE, {
+                hand.ask::<i64>("SELECT count(*) FROM subscription WHERE source = 'billing'").await == 500
+            });
+            for number in 0..3 {
+                app.subscribe(&format!("other{number}"), &["email"], "2026-01-01T00:00:00Z", None).await;
+            }
+            if database.backend == Backend::Postgres {
+                eventually!("no session is left in a transaction", PATIENCE, {
+                    hand.ask::<i64>(
+                        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND xact_start IS NOT NULL
+                        AND pid <> pg_backend_pid()",
+                    ).await == 0
+                });
+            }
+        }
+        stream.write_all(b"\n").await.expect("sent");
+        let mut answer = vec![0; 4096];
+        let length = stream.read(&mut answer).await.expect("an answer");
+        let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+        assert!(answer.contains("\"created\":500") && answer.contains("\"unchanged\":500"), "{answer}");
     }
 
     async fn one_import_goes_on_at_a_time(database) {

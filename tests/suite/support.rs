@@ -53,7 +53,7 @@ use tollgate::{
 use crate::issuer::{self, ACCESS_CLIENT, AUDIENCE, ISSUER};
 
 /// How long what a test stands on may take to come, on a machine that does much else.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The path of the current hook.
 pub const ACCESS_TOKEN: &str = "/v1/customize-access-token";

@@ -2,7 +2,8 @@
 
 use std::{
     io::Cursor,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, TryLockError},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -37,6 +38,9 @@ pub const IMPORT: &str = "import-subscriptions";
 const REFRESH: HeaderName = HeaderName::from_static("refresh");
 const REFRESH_S: HeaderValue = HeaderValue::from_static("1");
 
+/// The pause before a page looks again how far an import is.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
 /// The last import that was begun here, if there was one.
 #[derive(Debug, Default)]
 pub struct Imports(Mutex<Option<Job>>);
@@ -51,7 +55,7 @@ struct Job {
 }
 
 /// How far an import is.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Progress {
     report: ImportReport,
     bytes_read: u64,
@@ -80,14 +84,17 @@ struct Upload {
 /// # Errors
 ///
 /// 403.
-pub fn page(asked: &Asked<'_>, visitor: &Visitor, imports: &Imports) -> Result<Response, Problem> {
+pub async fn page(asked: &Asked<'_>, visitor: &Visitor, imports: &Imports) -> Result<Response, Problem> {
     asked.permit(visitor, IMPORT)?;
     let now = asked.app.service.now();
-    let job = imports.last();
-    let is_running = job.as_ref().is_some_and(|job| job.lock().ended.is_none());
+    let job = match imports.last() {
+        Some(job) => Some((job.progress().await, job)),
+        None => None,
+    };
+    let is_running = job.as_ref().is_some_and(|(progress, _)| progress.ended.is_none());
     let content = html! {
         h1 { "Import" }
-        @if let Some(job) = &job { (told(job, now)) }
+        @if let Some((progress, job)) = &job { (told(job, progress, now)) }
         @if !is_running { (form(visitor)) }
     };
     let mut response = shown("Import", visitor, Part::Import, &content);
@@ -100,6 +107,26 @@ pub fn page(asked: &Asked<'_>, visitor: &Visitor, imports: &Imports) -> Result<R
 impl Job {
     fn lock(&self) -> std::sync::MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far it is. The import's thread may hold the lock while the system lets others run: no thread that answers
+    /// hooks waits for it.
+    async fn progress(&self) -> Progress {
+        loop {
+            if let Some(progress) = self.look() {
+                return progress;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// The same, unless somebody is changing it.
+    fn look(&self) -> Option<Progress> {
+        match self.progress.try_lock() {
+            Ok(progress) => Some(progress.clone()),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner().clone()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 }
 
@@ -134,9 +161,8 @@ fn form(visitor: &Visitor) -> Markup {
 }
 
 /// How far an import is, and what came of it.
-fn told(job: &Job, now: DateTime<Utc>) -> Markup {
-    let progress = job.lock();
-    let Progress { report, bytes_read, ended } = &*progress;
+fn told(job: &Job, progress: &Progress, now: DateTime<Utc>) -> Markup {
+    let Progress { report, bytes_read, ended } = progress;
     let what = if report.dry_run { "Trial" } else { "Import" };
     html! {
         section aria-labelledby="job-title" {

@@ -331,7 +331,7 @@ impl Console {
             Page::Enforced => catalogue::preview(asked, visitor).await,
             Page::EnforcedForm => catalogue::done(asked, visitor, &form(asked, visitor, read).await?).await,
             Page::Service => health::page(asked, visitor).await,
-            Page::Import => bulk::page(asked, visitor, &self.imports),
+            Page::Import => bulk::page(asked, visitor, &self.imports).await,
             Page::ImportForm => {
                 asked.check_origin()?;
                 asked.permit(visitor, bulk::IMPORT)?;
