@@ -18,6 +18,9 @@ use subtle::ConstantTimeEq as _;
 
 /// How long a session lasts: a working day, so that whoever comes back the next morning signs in again.
 pub const LENGTH: TimeDelta = TimeDelta::hours(8);
+/// How far in the future something may have been sealed. Replicas share the key and not the clock: what one whose clock
+/// is ahead has just sealed must open at another one.
+const MAX_CLOCK_SKEW: TimeDelta = TimeDelta::minutes(1);
 /// The longest cookie that browsers keep, in bytes: its name, its value and its attributes (RFC 6265 section 6.1).
 const MAX_COOKIE_BYTES: usize = 4096;
 /// Room for the name and the attributes.
@@ -188,7 +191,7 @@ impl Sealer {
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let opened = self.key.open_in_place(nonce, Aad::from(name), sealed).ok()?;
         let Dated { at, value } = serde_json::from_slice(opened).ok()?;
-        (at <= now && now < at + purpose.length()).then_some(value)
+        (at <= now + MAX_CLOCK_SKEW && now < at + purpose.length()).then_some(value)
     }
 }
 
@@ -237,7 +240,8 @@ mod tests {
         check(Purpose::Session, now(), Some("secret"));
         check(Purpose::Session, now() + LENGTH - TimeDelta::microseconds(1), Some("secret"));
         check(Purpose::Session, now() + LENGTH, None);
-        check(Purpose::Session, now() - TimeDelta::microseconds(1), None);
+        check(Purpose::Session, now() - MAX_CLOCK_SKEW, Some("secret"));
+        check(Purpose::Session, now() - MAX_CLOCK_SKEW - TimeDelta::microseconds(1), None);
         check(Purpose::SignIn, now(), None);
         assert_eq!(sealer.open::<Session>(Purpose::Session, &headers, now(), false).map(|one| one.token), None);
         assert_eq!(opened(&Sealer::new(None).expect("another"), Purpose::Session, &headers, now()), None);
