@@ -89,6 +89,6 @@ fn step_back() {
     let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
     let priority = ThreadPriority::from_posix(ScheduleParams { sched_priority: 0 });
     if let Err(error) = set_thread_priority_and_policy(thread_native_id(), priority, idle) {
-        tracing::debug!(?error, "work apart has the rank of all other work");
+        tracing::warn!(?error, "work apart has the rank of all other work");
     }
 }
