@@ -16,11 +16,14 @@ pub struct Capacity {
     pub all_for_management: usize,
     /// Requests to the management API: more than its database connections can serve at once, and each may bring 1 MiB.
     pub management: usize,
+    /// Requests for the pages that need no session. Signing in takes a moment, and few do at once, so this many are
+    /// enough; whoever has no credentials holds these and leaves the others to those who have.
+    pub strangers: usize,
 }
 
 impl Default for Capacity {
     fn default() -> Self {
-        Self { all: 1024, all_for_management: 512, management: 128 }
+        Self { all: 1024, all_for_management: 512, management: 128, strangers: 16 }
     }
 }
 
@@ -30,6 +33,7 @@ pub struct Admission {
     capacity: Capacity,
     all: AtomicUsize,
     management: AtomicUsize,
+    strangers: AtomicUsize,
 }
 
 impl Admission {
@@ -41,14 +45,24 @@ impl Admission {
 
     /// A place for a hook request, unless there is none left.
     pub fn admit_hook(&self) -> Option<Admitted<'_>> {
-        Some(Admitted { _all: Place::take(&self.all, self.capacity.all)?, _management: None })
+        Some(Admitted { _all: Place::take(&self.all, self.capacity.all)?, _own: None })
     }
 
     /// A place for a request to the management API, unless hooks may need it.
     pub fn admit_management(&self) -> Option<Admitted<'_>> {
-        let management = Place::take(&self.management, self.capacity.management)?;
+        self.admit_to(&self.management, self.capacity.management)
+    }
+
+    /// A place for a request that anybody may send to the console, unless hooks may need it. None of those to the
+    /// management API is taken.
+    pub fn admit_stranger(&self) -> Option<Admitted<'_>> {
+        self.admit_to(&self.strangers, self.capacity.strangers)
+    }
+
+    fn admit_to<'a>(&'a self, count: &'a AtomicUsize, limit: usize) -> Option<Admitted<'a>> {
+        let own = Place::take(count, limit)?;
         let all = Place::take(&self.all, self.capacity.all_for_management)?;
-        Some(Admitted { _all: all, _management: Some(management) })
+        Some(Admitted { _all: all, _own: Some(own) })
     }
 }
 
@@ -57,7 +71,8 @@ impl Admission {
 #[derive(Debug)]
 pub struct Admitted<'a> {
     _all: Place<'a>,
-    _management: Option<Place<'a>>,
+    /// Of its kind, but for a hook.
+    _own: Option<Place<'a>>,
 }
 
 #[derive(Debug)]
@@ -83,17 +98,23 @@ mod tests {
 
     #[test]
     fn the_api_is_refused_before_any_hook_and_places_come_back() {
-        let admission = Admission::new(Capacity { all: 4, all_for_management: 3, management: 2 });
+        let admission = Admission::new(Capacity { all: 4, all_for_management: 3, management: 2, strangers: 1 });
         let management: Vec<_> = (0..3).filter_map(|_| admission.admit_management()).collect();
         assert_eq!(management.len(), 2, "its own limit");
+        let stranger = admission.admit_stranger();
+        assert!(stranger.is_some() && admission.admit_stranger().is_none(), "a limit of their own");
         drop(management);
+        assert!(admission.admit_management().is_some(), "whatever strangers do");
+        drop(stranger);
         let hooks: Vec<_> = (0..3).filter_map(|_| admission.admit_hook()).collect();
         assert_eq!(hooks.len(), 3);
         assert!(admission.admit_management().is_none(), "the last place is a hook's");
+        assert!(admission.admit_stranger().is_none(), "and no stranger's");
         let last = admission.admit_hook();
         assert!(last.is_some() && admission.admit_hook().is_none());
         drop((hooks, last));
         assert!(admission.admit_management().is_some());
-        assert_eq!(admission.all.into_inner() + admission.management.into_inner(), 0);
+        let Admission { all, management, strangers, .. } = admission;
+        assert_eq!(all.into_inner() + management.into_inner() + strangers.into_inner(), 0);
     }
 }

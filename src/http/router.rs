@@ -33,7 +33,7 @@ use super::{
     App,
     admission::Admitted,
     auth::{self, Access, Gate, Shown},
-    console::{self, Console},
+    console::{self, Console, Visitors},
     contract::{self, Contract, ManagementApi},
     headers::{self, Reader},
     hook::{self, HookApi},
@@ -45,12 +45,12 @@ use crate::service::{
     trace::{self, Caller, Traced, Tracer},
 };
 
-/// The largest body of a hook request: some thousand scopes and a user's claims.
-const HOOK_BODY_BYTES: usize = 256 * 1024;
-/// The largest body of a management request.
-const API_BODY_BYTES: usize = 1024 * 1024;
 /// How long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// The body of a hook request: some thousand scopes and a user's claims.
+const HOOK_BODY: BodyLimit = BodyLimit { bytes: 256 * 1024, time: BODY_TIMEOUT };
+/// The body of a management request.
+const API_BODY: BodyLimit = BodyLimit { bytes: 1024 * 1024, time: BODY_TIMEOUT };
 /// What is read and thrown away of a body that is too large, so that its sender gets to read the answer.
 const DISCARDED_BYTES: usize = 4 * 1024 * 1024;
 /// How long that may take.
@@ -71,6 +71,15 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What a body may be.
+#[derive(Debug, Clone, Copy)]
+pub struct BodyLimit {
+    /// Its length at most.
+    pub bytes: usize,
+    /// How long it may take to arrive.
+    pub time: Duration,
+}
 
 /// What a listener serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -420,7 +429,7 @@ impl Router {
         match &operation.handler {
             Handler::Hook(hook) => {
                 let waited = line.started.elapsed();
-                let body = read_body(body, &parts.headers, HOOK_BODY_BYTES).await?;
+                let body = read_body(body, &parts.headers, HOOK_BODY).await?;
                 Ok(hook::answer(*hook, &self.app, waited, &parts.headers, body).await?.map(Either::Left))
             }
             // Boxed, and so are the others that a hook seldom comes by: hyper moves what answers a request, and would move
@@ -452,7 +461,7 @@ impl Router {
             }
             request.set_body(body.map_err(io::Error::other).boxed());
         } else {
-            let body = read_body(body, request.headers(), API_BODY_BYTES).await?;
+            let body = read_body(body, request.headers(), API_BODY).await?;
             if *request.method() == Method::POST {
                 origin.idempotency = idempotency(&request, &body)?;
             }
@@ -474,7 +483,13 @@ impl Router {
         let line = &*line;
         let work = async {
             let admission = &self.app.admission;
-            let Some(_place) = admission.admit_management() else {
+            let place = match route.visitors() {
+                // It is there at once, and holds nothing up.
+                Visitors::Browsers => Some(None),
+                Visitors::Strangers => admission.admit_stranger().map(Some),
+                Visitors::SignedIn => admission.admit_management().map(Some),
+            };
+            let Some(_place) = place else {
                 self.app.service.metrics().count_shed(Shed::Management);
                 return Ok(answer(console.refuse(Problem::overloaded())));
             };
@@ -693,12 +708,12 @@ fn idempotency(request: &Request, body: &Bytes) -> Result<Option<Idempotency>, P
     Ok(Some(Idempotency { key: key.to_owned(), digest: digest.finalize().into() }))
 }
 
-/// Reads a body of at most `limit` bytes.
-async fn read_body(mut body: Incoming, headers: &HeaderMap, limit: usize) -> Result<Bytes, Problem> {
+/// Reads a body within its limit.
+async fn read_body(mut body: Incoming, headers: &HeaderMap, limit: BodyLimit) -> Result<Bytes, Problem> {
     let too_large = || Problem::of_status(StatusCode::PAYLOAD_TOO_LARGE);
     let declared: Option<u64> =
         headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if declared.is_some_and(|declared| declared > limit as u64) {
+    if declared.is_some_and(|declared| declared > limit.bytes as u64) {
         discard(&mut body.into_data_stream()).await;
         return Err(too_large());
     }
@@ -710,7 +725,7 @@ async fn read_body(mut body: Incoming, headers: &HeaderMap, limit: usize) -> Res
             })?;
             // What follows the data is nobody's business.
             let Ok(part) = frame.into_data() else { continue };
-            if whole.len() + part.len() > limit {
+            if whole.len() + part.len() > limit.bytes {
                 return Err(too_large());
             }
             // Most bodies come in one part, which is not copied.
@@ -721,7 +736,7 @@ async fn read_body(mut body: Incoming, headers: &HeaderMap, limit: usize) -> Res
         }
         Ok(whole.freeze())
     };
-    let read = tokio::time::timeout(BODY_TIMEOUT, read).await.unwrap_or_else(|_| {
+    let read = tokio::time::timeout(limit.time, read).await.unwrap_or_else(|_| {
         Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "The body did not arrive in time."))
     });
     if let Err(problem) = &read

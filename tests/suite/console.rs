@@ -1,7 +1,10 @@
 //! The console over HTTP, without a browser: who gets in, what is offered, what forms do, and what data cannot do.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -654,7 +657,12 @@ on_both! {
         assert!(browser.page("/console").await.contains("openid:alice</bdi> (writer)"));
         browser.change(&change_path("jane", "cancel", &subscription)).await;
         assert_eq!(history(app, &subscription).await.pop().expect("a change")["actor"], "openid:alice");
-        app.set_now(app.now() + TimeDelta::minutes(20));
+        // Anybody may begin a sign-in; that does not make the service ask the provider each time.
+        let begin = async || app.send("GET", "/console/openid", &[], "").await.status.as_u16();
+        assert_eq!((begin().await, begin().await, provider.descriptions()), (303, 303, 1));
+        app.set_now(app.now() + TimeDelta::minutes(1));
+        assert_eq!((begin().await, begin().await, provider.descriptions()), (303, 303, 2));
+        app.set_now(app.now() + TimeDelta::minutes(19));
         assert_eq!(browser.get("/console").await.status, 303, "its token has ended");
         app.set_now(app.now() - TimeDelta::minutes(2));
         assert_eq!(callback(&good, &kept).await.status, 400, "it took too long");
@@ -666,6 +674,7 @@ struct Provider {
     base: String,
     answer: Arc<Mutex<String>>,
     forms: Arc<Mutex<Vec<(String, String)>>>,
+    descriptions: Arc<AtomicUsize>,
     _serving: JoinSet<()>,
 }
 
@@ -680,6 +689,8 @@ impl Provider {
         let keys = json!({"keys": [key.jwk()]});
         let (answer, forms) = (Arc::new(Mutex::new(String::new())), Arc::new(Mutex::new(Vec::new())));
         let (answer_there, forms_there) = (Arc::clone(&answer), Arc::clone(&forms));
+        let descriptions = Arc::new(AtomicUsize::new(0));
+        let descriptions_there = Arc::clone(&descriptions);
         let mut serving = JoinSet::new();
         serving.spawn(async move {
             loop {
@@ -704,18 +715,26 @@ impl Provider {
                         forms_there.lock().expect("no panic").push((head, body));
                         answer_there.lock().expect("no panic").clone()
                     }
-                    _ => description.to_string(),
+                    _ => {
+                        descriptions_there.fetch_add(1, Ordering::Relaxed);
+                        description.to_string()
+                    }
                 };
                 let answer =
                     format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
                 stream.write_all(answer.as_bytes()).await.expect("written");
             }
         });
-        Self { base, answer, forms, _serving: serving }
+        Self { base, answer, forms, descriptions, _serving: serving }
     }
 
     fn answer_with(&self, tokens: &Value) {
         *self.answer.lock().expect("no panic") = tokens.to_string();
+    }
+
+    /// How often it was asked for its description.
+    fn descriptions(&self) -> usize {
+        self.descriptions.load(Ordering::Relaxed)
     }
 
     fn forms(&self) -> Vec<(String, String)> {

@@ -388,7 +388,7 @@ on_sqlite! {
     }
 
     async fn the_api_is_shed_before_any_hook_and_hooks_before_their_credentials_are_read(database) {
-        let capacity = Capacity { all: 3, all_for_management: 2, management: 1 };
+        let capacity = Capacity { all: 3, all_for_management: 2, management: 1, ..Capacity::default() };
         let app = database.app_with(Options { capacity, ..Options::default() }).await;
         let shed = async |surface: &str| app.metric(&format!("tollgate_shed_requests_total{{surface=\"{surface}\"}}")).await;
         let list = async || Some(app.call("GET", "/v1/scopes").await);
@@ -430,6 +430,33 @@ on_sqlite! {
         becomes!(200, ask_hook(app.address).await);
         drop(under_way);
         becomes!(200, list().await);
+    }
+
+    async fn who_is_not_signed_in_to_the_console_holds_no_place_of_the_api(database) {
+        let app = database.app_with(Options { capacity: Capacity { strangers: 1, ..Capacity::default() }, ..Options::default() }).await;
+        let ask = async |path: &str| Some(app.send("GET", path, &[], "").await);
+        let form = |body: &str| {
+            let headers = [("content-type", "application/x-www-form-urlencoded"), ("sec-fetch-site", "same-origin")];
+            request("POST", "/console/sign-in", &headers, body)
+        };
+        let most = form("token=wrong");
+        let begun = Instant::now();
+        let mut under_way = Wire::with(app.address, &most[..most.len() - 1]).await;
+        becomes!(503, ask("/console/sign-in").await);
+        assert_eq!(ask("/console/openid").await.expect("an answer").status, 503);
+        for (path, status) in [("/console/console.css", 200), ("/console/console.js", 200), ("/console", 303)] {
+            assert_eq!(ask(path).await.expect("an answer").status, status, "{path}");
+        }
+        app.call("GET", "/v1/scopes").await.expect(200);
+        assert!(app.metric("tollgate_shed_requests_total{surface=\"management\"}").await > 1.5);
+        assert_eq!(under_way.answer().await.status, 408);
+        let took = begun.elapsed();
+        assert!(took > ms(4500) && took < ms(9500), "a sign-in has half the time of other bodies, and not {took:?}");
+        becomes!(200, ask("/console/sign-in").await);
+        for (length, status) in [(16 * 1024, 401), (16 * 1024 + 1, 413)] {
+            let body = format!("token={}", "x".repeat(length - "token=".len()));
+            assert_eq!(Wire::with(app.address, form(&body)).await.answer().await.status, status, "{length}");
+        }
     }
 
     async fn a_connection_too_many_is_told_so_and_closed(database) {

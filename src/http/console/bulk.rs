@@ -23,13 +23,14 @@ use super::{
 use crate::http::{
     bulk::{ImportReport, import_file},
     problem::{Document, Problem, undescribed},
+    router::{BODY_TIMEOUT, BodyLimit},
     transfer::Format,
 };
 
 /// The largest file: it is held in memory. The API and the command line take one of any length.
-pub const MAX_FILE_BYTES: usize = 8 * 1024 * 1024;
-/// Room for the other fields of the form.
-pub const FORM_MARGIN_BYTES: usize = 64 * 1024;
+const MAX_FILE_BYTES: usize = 8 * 1024 * 1024;
+/// The form: the file, and room for the other fields.
+pub const FORM: BodyLimit = BodyLimit { bytes: MAX_FILE_BYTES + 64 * 1024, time: BODY_TIMEOUT };
 /// Lines that are told to be wrong.
 const MAX_PROBLEMS: usize = 100;
 /// The operation of the management API that imports.

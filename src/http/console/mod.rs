@@ -7,7 +7,7 @@
 //! A browser is believed because it shows a sealed cookie ([`session`]) with a credential of the API in it. A form is
 //! done only when it comes from a page of ours: it repeats a token of its session, and the browser says where it is from.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use maud::{Markup, html};
@@ -21,7 +21,7 @@ use super::{
     auth::{Access, Caller, Gate, Shown, access},
     headers,
     problem::Problem,
-    router::method_not_allowed,
+    router::{BODY_TIMEOUT, BodyLimit, method_not_allowed},
 };
 use crate::{domain::token::Role, service::Origin};
 use bulk::Imports;
@@ -40,8 +40,10 @@ pub mod session;
 pub mod subject;
 pub mod timeline;
 
-/// The largest form: two ids, each a kibibyte that may be written in three times as many letters, and much room.
-const FORM_BYTES: usize = 64 * 1024;
+/// A form: two ids, each a kibibyte that may be written in three times as many letters, and much room.
+const FORM: BodyLimit = BodyLimit { bytes: 64 * 1024, time: BODY_TIMEOUT };
+/// The form of a sign-in, which anybody may send: a token that a cookie has room for, and the page to show then.
+const SIGN_IN_FORM: BodyLimit = BodyLimit { bytes: 16 * 1024, time: Duration::from_secs(5) };
 
 /// What tells that a page has only to be asked for again ([`Console::again`]).
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
@@ -81,6 +83,28 @@ pub struct Route {
     /// signed in. What a form does may need more.
     pub operation: Option<&'static str>,
     page: Page,
+}
+
+/// Whom a path is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Visitors {
+    /// All browsers: a file, the same for everybody.
+    Browsers,
+    /// Those who are about to sign in.
+    Strangers,
+    /// Those who are signed in.
+    SignedIn,
+}
+
+impl Route {
+    /// Whom it is for.
+    pub fn visitors(&self) -> Visitors {
+        match (self.page, self.operation) {
+            (Page::Style | Page::Script, _) => Visitors::Browsers,
+            (_, None) => Visitors::Strangers,
+            (_, Some(_)) => Visitors::SignedIn,
+        }
+    }
 }
 
 const fn at(
@@ -249,7 +273,7 @@ impl Console {
     }
 
     /// Answers a request. The body is read only when its sender may be heard.
-    pub async fn answer<F>(&self, route: &Route, asked: &Asked<'_>, read: impl FnOnce(usize) -> F) -> Response
+    pub async fn answer<F>(&self, route: &Route, asked: &Asked<'_>, read: impl FnOnce(BodyLimit) -> F) -> Response
     where
         F: Future<Output = Result<Bytes, Problem>>,
     {
@@ -277,7 +301,7 @@ impl Console {
         &self,
         page: Page,
         asked: &Asked<'_>,
-        read: impl FnOnce(usize) -> F,
+        read: impl FnOnce(BodyLimit) -> F,
     ) -> Result<Response, Problem>
     where
         F: Future<Output = Result<Bytes, Problem>>,
@@ -287,7 +311,7 @@ impl Console {
             Page::Script => Ok(file("text/javascript", include_str!("console.js"))),
             Page::SignInForm => {
                 asked.check_origin()?;
-                let fields = form_fields(&read(FORM_BYTES).await?)?;
+                let fields = form_fields(&read(SIGN_IN_FORM).await?)?;
                 self.sign_in(asked, &fields).await
             }
             Page::OpenId => self.begin_openid(asked).await,
@@ -317,7 +341,7 @@ impl Console {
         operation: &str,
         asked: &Asked<'_>,
         visitor: &Visitor,
-        read: impl FnOnce(usize) -> F,
+        read: impl FnOnce(BodyLimit) -> F,
     ) -> Result<Response, Problem>
     where
         F: Future<Output = Result<Bytes, Problem>>,
@@ -335,7 +359,7 @@ impl Console {
             Page::ImportForm => {
                 asked.check_origin()?;
                 asked.permit(visitor, bulk::IMPORT)?;
-                let body = read(bulk::MAX_FILE_BYTES + bulk::FORM_MARGIN_BYTES).await?;
+                let body = read(bulk::FORM).await?;
                 bulk::begin(asked, visitor, &self.imports, body).await
             }
             Page::SignOut => {
@@ -442,8 +466,8 @@ impl Console {
     async fn begin_openid(&self, asked: &Asked<'_>) -> Result<Response, Problem> {
         let openid = self.openid.as_ref().ok_or_else(Problem::not_found)?;
         let next = asked.query()?.get("next").map(str::to_owned);
-        let (link, under_way) = openid.begin(&self.sealer, next).await?;
         let now = asked.app.service.now();
+        let (link, under_way) = openid.begin(&self.sealer, next, now).await?;
         let cookie = self.sealer.cookie(Purpose::SignIn, under_way, now, asked.is_secure)?;
         Ok(redirect(&link).with_cookie(cookie))
     }
@@ -453,7 +477,7 @@ impl Console {
         let openid = self.openid.as_ref().ok_or_else(Problem::not_found)?;
         let now = asked.app.service.now();
         let under_way: Option<UnderWay> = self.sealer.open(Purpose::SignIn, asked.shown.headers, now, asked.is_secure);
-        let token = openid.finish(under_way.as_ref(), &asked.query()?).await?;
+        let token = openid.finish(under_way.as_ref(), &asked.query()?, now).await?;
         let cookie = self.begin(asked, &token).await?;
         // A page and no redirect: one that another site began would not get the cookie that it has just been given.
         let next = next_page(under_way.as_ref().and_then(|under_way| under_way.next.as_deref()));
@@ -518,12 +542,12 @@ fn refused(problem: Problem, visitor: Option<&Visitor>) -> Response {
 /// # Errors
 ///
 /// 403 for any other form; 400 when it cannot be read.
-async fn form<F>(asked: &Asked<'_>, visitor: &Visitor, read: impl FnOnce(usize) -> F) -> Result<Fields, Problem>
+async fn form<F>(asked: &Asked<'_>, visitor: &Visitor, read: impl FnOnce(BodyLimit) -> F) -> Result<Fields, Problem>
 where
     F: Future<Output = Result<Bytes, Problem>>,
 {
     asked.check_origin()?;
-    let fields = form_fields(&read(FORM_BYTES).await?)?;
+    let fields = form_fields(&read(FORM).await?)?;
     if visitor.session.made(fields.get("form_token")) { Ok(fields) } else { Err(foreign_form()) }
 }
 

@@ -3,17 +3,19 @@
 //! What comes of it is an access token, which is what a session holds: it is checked as those are that come to the
 //! management API, by the same code, on every request. The ID token tells only that this answer is one to our question.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
+use chrono::{DateTime, TimeDelta, Utc};
 use percent_encoding::utf8_percent_encode;
 use poem::http::{HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
+use tokio::sync::Mutex;
 
 use super::{
     form::{Fields, Link},
@@ -30,6 +32,8 @@ use crate::{
 
 /// How long the provider may take to answer: a person waits.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the provider's description is kept: anybody may begin a sign-in, and must not make this service ask each time.
+const KEEPING: TimeDelta = TimeDelta::minutes(1);
 /// The path to which the provider sends a browser back.
 pub const CALLBACK: &str = "/console/openid/callback";
 
@@ -62,6 +66,8 @@ impl fmt::Debug for OpenIdSettings {
 pub struct OpenId {
     settings: OpenIdSettings,
     client: KeyClient,
+    /// The provider's description, and when it was asked for. Who needs a new one waits for whoever asks for it.
+    described: Mutex<Option<(DateTime<Utc>, Arc<Description>)>>,
 }
 
 /// What a browser keeps while it signs in.
@@ -74,7 +80,7 @@ pub struct UnderWay {
     pub next: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Description {
     issuer: String,
     authorization_endpoint: String,
@@ -144,7 +150,7 @@ impl OpenId {
     ///
     /// When the protocol versions of TLS do not fit the cryptography, which a test would show.
     pub fn new(settings: OpenIdSettings) -> Result<Self, rustls::Error> {
-        Ok(Self { settings, client: KeyClient::new()? })
+        Ok(Self { settings, client: KeyClient::new()?, described: Mutex::new(None) })
     }
 
     /// Where a browser goes to sign in, and what it keeps meanwhile.
@@ -152,8 +158,13 @@ impl OpenId {
     /// # Errors
     ///
     /// 502 when the provider cannot be asked.
-    pub async fn begin(&self, sealer: &Sealer, next: Option<String>) -> Result<(Link, UnderWay), Problem> {
-        let description = self.description().await?;
+    pub async fn begin(
+        &self,
+        sealer: &Sealer,
+        next: Option<String>,
+        now: DateTime<Utc>,
+    ) -> Result<(Link, UnderWay), Problem> {
+        let description = self.description(now).await?;
         // It is only sent to a browser, but a browser must not be sent anywhere.
         let endpoint = Address::parse(&description.authorization_endpoint).map_err(Failure::from)?;
         let unguessable = || sealer.unguessable().map_err(|error: SealError| Problem::from(error));
@@ -178,7 +189,12 @@ impl OpenId {
     ///
     /// 400 when the answer is not one to a question of this browser; 401 when the provider signed nobody in; 502 when
     /// it cannot be asked.
-    pub async fn finish(&self, under_way: Option<&UnderWay>, answer: &Fields) -> Result<String, Problem> {
+    pub async fn finish(
+        &self,
+        under_way: Option<&UnderWay>,
+        answer: &Fields,
+        now: DateTime<Utc>,
+    ) -> Result<String, Problem> {
         let under_way = under_way.ok_or_else(stray)?;
         let state = answer.get("state").unwrap_or_default();
         if !bool::from(state.as_bytes().ct_eq(under_way.state.as_bytes())) {
@@ -192,7 +208,7 @@ impl OpenId {
             let detail = "The OpenID provider did not sign you in.";
             return Err(Problem::new(StatusCode::UNAUTHORIZED, "not_signed_in", detail));
         };
-        let tokens = self.tokens(code, &under_way.verifier).await?;
+        let tokens = self.tokens(code, &under_way.verifier, now).await?;
         self.check(&tokens, &under_way.nonce)?;
         Ok(tokens.access_token)
     }
@@ -201,19 +217,28 @@ impl OpenId {
         format!("{}{CALLBACK}", self.settings.base)
     }
 
-    async fn description(&self) -> Result<Description, Failure> {
-        let get = tokio::time::timeout(TIMEOUT, self.client.get(&self.settings.description));
-        let description: Description = serde_json::from_slice(&get.await.map_err(|_| Failure::TimedOut)??)?;
-        if description.issuer.trim_end_matches('/') == self.settings.issuer.trim_end_matches('/') {
-            Ok(description)
-        } else {
-            Err(Failure::Issuer)
-        }
+    async fn description(&self, now: DateTime<Utc>) -> Result<Arc<Description>, Failure> {
+        let work = async {
+            let mut described = self.described.lock().await;
+            if let Some((at, description)) = &*described
+                && (*at..*at + KEEPING).contains(&now)
+            {
+                return Ok(Arc::clone(description));
+            }
+            let description: Description = serde_json::from_slice(&self.client.get(&self.settings.description).await?)?;
+            if description.issuer.trim_end_matches('/') != self.settings.issuer.trim_end_matches('/') {
+                return Err(Failure::Issuer);
+            }
+            let (_, description) = described.insert((now, Arc::new(description)));
+            Ok(Arc::clone(description))
+        };
+        // Whoever waits for another's question does so no longer than for his own.
+        tokio::time::timeout(TIMEOUT, work).await.map_err(|_| Failure::TimedOut)?
     }
 
-    async fn tokens(&self, code: &str, verifier: &str) -> Result<Tokens, Failure> {
+    async fn tokens(&self, code: &str, verifier: &str, now: DateTime<Utc>) -> Result<Tokens, Failure> {
         let OpenIdSettings { client_id, client_secret, description: described_at, .. } = &self.settings;
-        let endpoint = Address::parse(&self.description().await?.token_endpoint)?;
+        let endpoint = Address::parse(&self.description(now).await?.token_endpoint)?;
         // Another machine must not make this one send secrets in the clear.
         if endpoint.is_plain() && !described_at.is_plain() {
             return Err(AddressError.into());
