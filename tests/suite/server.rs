@@ -459,6 +459,31 @@ on_sqlite! {
         }
     }
 
+    async fn an_upload_to_the_console_may_take_longer_than_other_bodies(database) {
+        let app = database.app().await;
+        let from_us = ("sec-fetch-site", "same-origin");
+        let headers = [("content-type", "application/x-www-form-urlencoded"), from_us];
+        let signed_in = app.send("POST", "/console/sign-in", &headers, "token=admin-token").await;
+        let (cookie, _) = signed_in.header("set-cookie").expect("a cookie").split_once(';').expect("attributes");
+        let page = app.send("GET", "/console/import", &[("cookie", cookie)], "").await.text();
+        let (_, token) = page.split_once("name=\"form_token\" value=\"").expect("a form");
+        let (token, _) = token.split_once('"').expect("its end");
+        let field = |name: &str, value: &str| {
+            format!("--xyz\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+        };
+        let file = "--xyz\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a.csv\"\r\n\r\n\
+            source,externalId,subjectType,subjectId,scopes,validUntil\n\r\n--xyz--\r\n";
+        let body = field("form_token", token) + &field("format", "") + &field("mode", "try") + file;
+        let headers = [("content-type", "multipart/form-data; boundary=xyz"), from_us, ("cookie", cookie)];
+        let upload = request("POST", "/console/import", &headers, &body);
+        let (start, rest) = upload.split_at(upload.len() - 20);
+        let mut wire = Wire::with(app.address, start).await;
+        // Others have ten seconds.
+        sleep(ms(11_000)).await;
+        wire.send(rest).await;
+        assert_eq!(wire.answer().await.status, 303);
+    }
+
     async fn a_connection_too_many_is_told_so_and_closed(database) {
         let mut options = Options::default();
         options.limits.connections = 3;

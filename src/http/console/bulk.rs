@@ -23,14 +23,17 @@ use super::{
 use crate::http::{
     bulk::{ImportReport, import_file},
     problem::{Document, Problem, undescribed},
-    router::{BODY_TIMEOUT, BodyLimit},
+    router::BodyLimit,
     transfer::Format,
 };
 
 /// The largest file: it is held in memory. The API and the command line take one of any length.
 const MAX_FILE_BYTES: usize = 8 * 1024 * 1024;
+/// How long a file may take to arrive: the largest one, at a little more than a megabit per second. Only those who are
+/// signed in send one.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// The form: the file, and room for the other fields.
-pub const FORM: BodyLimit = BodyLimit { bytes: MAX_FILE_BYTES + 64 * 1024, time: BODY_TIMEOUT };
+pub const FORM: BodyLimit = BodyLimit { bytes: MAX_FILE_BYTES + 64 * 1024, time: UPLOAD_TIMEOUT };
 /// Lines that are told to be wrong.
 const MAX_PROBLEMS: usize = 100;
 /// The operation of the management API that imports.
