@@ -187,6 +187,48 @@ describe("the console", () => {
     await context.close();
   });
 
+  test("what was chosen is confirmed only when it is shown", async () => {
+    const subscription = await customer("hasty");
+    const { page, context, faults } = await open(browser, tollgate.url);
+    await signIn(page, tollgate.url);
+    await page.goto(`${tollgate.url}/console/change?type=user&id=hasty&verb=renew&on=${subscription}`);
+    const confirm = page.getByRole("button", { name: "Renew", exact: true });
+    assert.equal(await confirm.isEnabled(), true);
+    let release;
+    const released = new Promise((resolve) => {
+      release = resolve;
+    });
+    await page.route("**/console/change?*", async (route) => {
+      await released;
+      // One that was given up is no longer there.
+      await route.continue().catch(() => undefined);
+    });
+    const asked = page.waitForRequest("**/console/change?*");
+    await page.getByLabel("three months").check();
+    assert.equal(await confirm.isDisabled(), true, "before it is asked for");
+    await asked;
+    assert.equal(await confirm.isDisabled(), true, "before the answer");
+    // The answer to the former choice is none to this one.
+    await page.getByLabel("a year").check();
+    release();
+    await page.locator(".confirm button:enabled").click();
+    await page.getByText("is renewed").waitFor();
+    const { body } = await tollgate.call("GET", `/v1/subscriptions/${subscription}`);
+    assert.ok(Date.parse(body.validUntil) - Date.now() > 300 * 86_400_000, body.validUntil);
+
+    // An answer without a preview is shown as the page that it is.
+    await page.goto(`${tollgate.url}/console/change?type=user&id=hasty&verb=renew&on=${subscription}`);
+    await page.unroute("**/console/change?*");
+    await page.route("**/console/change?*", (route) =>
+      route.fulfill({ status: 503, contentType: "text/html", body: "<h1>Overloaded</h1>" }),
+    );
+    await page.getByLabel("three months").check();
+    await page.getByRole("heading", { name: "Overloaded" }).waitFor();
+    assert.equal(await confirm.count(), 0);
+    assert.deepEqual(faults, []);
+    await context.close();
+  });
+
   test("the answer follows the slider, without another page", async () => {
     const { page, context, faults } = await open(browser, tollgate.url);
     await signIn(page, tollgate.url);

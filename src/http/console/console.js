@@ -6,14 +6,12 @@
   const delay = 250;
 
   const live = (form) => {
+    const ids = form.dataset.live.split(" ");
     let timer = 0;
     let last = null;
     const ask = async () => {
       const query = new URLSearchParams(new FormData(form)).toString();
       const url = `${form.getAttribute("action")}?${query}`;
-      if (last) {
-        last.abort();
-      }
       last = new AbortController();
       try {
         const response = await fetch(url, { credentials: "same-origin", signal: last.signal });
@@ -23,8 +21,14 @@
           return;
         }
         const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
-        for (const id of form.dataset.live.split(" ")) {
-          replace(document.getElementById(id), fresh.getElementById(id));
+        const parts = ids.map((id) => [document.getElementById(id), fresh.getElementById(id)]);
+        if (!parts.flat().every(Boolean)) {
+          // The answer is another page, which says why.
+          window.location.assign(url);
+          return;
+        }
+        for (const [old, part] of parts) {
+          replace(old, part);
         }
       } catch (error) {
         if (error.name !== "AbortError") {
@@ -33,6 +37,14 @@
       }
     };
     const soon = () => {
+      // What the parts show is not what was chosen last: until they come anew, nothing in them can be confirmed.
+      for (const id of ids) {
+        for (const button of document.getElementById(id)?.querySelectorAll("button") ?? []) {
+          button.disabled = true;
+        }
+      }
+      // An answer that is still under way is to the former choice.
+      last?.abort();
       window.clearTimeout(timer);
       timer = window.setTimeout(ask, delay);
     };
@@ -43,9 +55,6 @@
 
   // What is said aloud stays the element that it was: only then is its new text said.
   const replace = (old, fresh) => {
-    if (!old || !fresh) {
-      return;
-    }
     const status = old.querySelector("[role=status]");
     const newStatus = fresh.querySelector("[role=status]");
     if (status && newStatus && status.parentElement === old && newStatus.parentElement === fresh) {
