@@ -658,10 +658,10 @@ on_both! {
         browser.change(&change_path("jane", "cancel", &subscription)).await;
         assert_eq!(history(app, &subscription).await.pop().expect("a change")["actor"], "openid:alice");
         // Anybody may begin a sign-in; that does not make the service ask the provider each time.
-        let begin = async || app.send("GET", "/console/openid", &[], "").await.status.as_u16();
-        assert_eq!((begin().await, begin().await, provider.descriptions()), (303, 303, 1));
+        let try_again = async || app.send("GET", "/console/openid", &[], "").await.status.as_u16();
+        assert_eq!((try_again().await, try_again().await, provider.descriptions()), (303, 303, 1));
         app.set_now(app.now() + TimeDelta::minutes(1));
-        assert_eq!((begin().await, begin().await, provider.descriptions()), (303, 303, 2));
+        assert_eq!((try_again().await, try_again().await, provider.descriptions()), (303, 303, 2));
         app.set_now(app.now() + TimeDelta::minutes(19));
         assert_eq!(browser.get("/console").await.status, 303, "its token has ended");
         app.set_now(app.now() - TimeDelta::minutes(2));

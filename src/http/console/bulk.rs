@@ -31,7 +31,7 @@ use crate::http::{
 const MAX_FILE_BYTES: usize = 8 * 1024 * 1024;
 /// How long a file may take to arrive: the largest one, at a little more than a megabit per second. Only those who are
 /// signed in send one.
-const UPLOAD_TIMEOUT: Duration = Duration::from_secs(60);
+const UPLOAD_TIMEOUT: Duration = Duration::from_mins(1);
 /// The form: the file, and room for the other fields.
 pub const FORM: BodyLimit = BodyLimit { bytes: MAX_FILE_BYTES + 64 * 1024, time: UPLOAD_TIMEOUT };
 /// Lines that are told to be wrong.
