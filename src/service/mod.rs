@@ -301,15 +301,15 @@ impl Service {
         // then would be kept as if it were newer. It tells the cache then, and again when it ends.
         tokio::spawn(async move {
             let mut commit = pin!(commit);
-            let (committed, waiting) = match tokio::time::timeout(COMMIT_TIMEOUT, commit.as_mut()).await {
-                Ok(committed) => (committed, Some(sender)),
-                Err(_) => {
-                    service.feed.unsure_of(&seqs);
-                    service.tell(&touched).await;
-                    // Who waited may have gone.
-                    let _ = sender.send(Err(Error::TimedOut));
-                    (commit.await, None)
-                }
+            let in_time = tokio::time::timeout(COMMIT_TIMEOUT, commit.as_mut()).await;
+            let (committed, waiting) = if let Ok(committed) = in_time {
+                (committed, Some(sender))
+            } else {
+                service.feed.unsure_of(&seqs);
+                service.tell(&touched).await;
+                // Who waited may have gone.
+                let _ = sender.send(Err(Error::TimedOut));
+                (commit.await, None)
             };
             if committed.is_err() {
                 service.feed.unsure_of(&seqs);
