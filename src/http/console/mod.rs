@@ -230,7 +230,7 @@ pub struct Visitor {
 }
 
 fn foreign_form() -> Problem {
-    let detail = "The form does not come from a page of this session: go back, load the page again, and try again.";
+    let detail = "The form does not come from a page of your sign-in: go back, load the page again, and try again.";
     Problem::new(StatusCode::FORBIDDEN, "foreign_form", detail)
 }
 

@@ -69,7 +69,7 @@ impl Purpose {
 pub struct Session {
     /// The credential.
     pub token: String,
-    /// What each form of this session repeats.
+    /// What each form that is shown to its visitor repeats.
     pub form_token: String,
 }
 
@@ -81,7 +81,7 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    /// Whether a form was made by a page of this session.
+    /// Whether a form was made by a page that was shown to its visitor.
     pub fn made(&self, form_token: Option<&str>) -> bool {
         form_token.is_some_and(|token| self.form_token.as_bytes().ct_eq(token.as_bytes()).into())
     }
