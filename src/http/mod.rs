@@ -33,6 +33,7 @@ pub mod page;
 pub mod problem;
 pub mod resource;
 pub mod router;
+pub mod selfwake;
 pub mod server;
 pub mod subscription;
 pub mod tls;

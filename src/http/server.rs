@@ -35,6 +35,7 @@ use super::{
     connection::{Activity, TimedSocket, TimedStream, Timeouts},
     problem,
     router::{Ends, Router},
+    selfwake::SelfWaking,
     tls::Acceptor as TlsAcceptor,
 };
 
@@ -214,7 +215,7 @@ impl Acceptor {
         match Arc::clone(&self.slots).try_acquire_owned() {
             Ok(slot) => {
                 let (shared, stage) = (Arc::clone(&self.shared), stage.subscribe());
-                tokio::spawn(connection(shared, stream, remote, stage, slot));
+                tokio::spawn(SelfWaking::new(Box::pin(connection(shared, stream, remote, stage, slot))));
             }
             Err(_) => self.refuse(stream),
         }
