@@ -13,8 +13,7 @@
 use std::{io, sync::Arc, thread};
 
 use thread_priority::{
-    NormalThreadSchedulePolicy, ScheduleParams, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy,
-    thread_native_id,
+    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
 };
 use tokio::{
     runtime::{self, Handle, Runtime},
@@ -69,7 +68,9 @@ impl Service {
         thread::Builder::new().name(name.to_owned()).spawn(move || {
             let database = match &runtime {
                 Serving::Own(runtime) => {
-                    step_back();
+                    if let Err(error) = step_back() {
+                        tracing::warn!(?error, "work apart has the rank of all other work");
+                    }
                     let _entered = runtime.enter();
                     service.database.apart()
                 }
@@ -84,11 +85,29 @@ impl Service {
     }
 }
 
-/// Lets this thread run when no other one wants the processor.
-fn step_back() {
-    let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-    let priority = ThreadPriority::from_posix(ScheduleParams { sched_priority: 0 });
-    if let Err(error) = set_thread_priority_and_policy(thread_native_id(), priority, idle) {
-        tracing::warn!(?error, "work apart has the rank of all other work");
+/// The rank of work apart: it runs when nothing else wants the processor.
+const IDLE: ThreadSchedulePolicy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+
+/// Gives this thread that rank.
+fn step_back() -> Result<(), thread_priority::Error> {
+    // Of that rank there is one priority only.
+    set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, IDLE)
+}
+
+#[cfg(test)]
+mod tests {
+    use thread_priority::thread_schedule_policy;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_steps_back_runs_when_no_other_wants_to() {
+        let policies = thread::spawn(|| {
+            let before = thread_schedule_policy();
+            (before, step_back(), thread_schedule_policy())
+        });
+        let (before, stepped, after) = policies.join().expect("it does not panic");
+        assert_ne!(before, Ok(IDLE));
+        assert_eq!((stepped, after), (Ok(()), Ok(IDLE)));
     }
 }
