@@ -45,8 +45,7 @@ impl<F> SelfWaking<F> {
     /// Wraps a future.
     pub fn new(future: F) -> Self {
         let wakes = Arc::new(Wakes { state: AtomicU8::new(AT_REST), task: AtomicWaker::new() });
-        let waker = Waker::from(Arc::clone(&wakes));
-        Self { future, wakes, waker }
+        Self { future, waker: Arc::clone(&wakes).into(), wakes }
     }
 }
 
