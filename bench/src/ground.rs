@@ -206,8 +206,8 @@ impl Server {
         let started = Instant::now();
         let operations = self.operations.context("the service")?;
         loop {
-            if let Ok(mut wire) = Wire::connect(operations).await {
-                let (status, _) = wire.exchange(b"GET /readyz HTTP/1.1\r\nHost: bench\r\n\r\n").await?;
+            if let Ok(mut wire) = Wire::connect(operations) {
+                let (status, _) = wire.exchange(b"GET /readyz HTTP/1.1\r\nHost: bench\r\n\r\n")?;
                 if status == 200 {
                     return Ok(self);
                 }
@@ -221,31 +221,31 @@ impl Server {
     }
 
     /// Asks the management API, and gives back its answer, of which the status must be this.
-    pub async fn api(&self, method: &str, path: &str, body: &Value, expected: u16) -> anyhow::Result<Value> {
+    pub fn api(&self, method: &str, path: &str, body: &Value, expected: u16) -> anyhow::Result<Value> {
         let body = body.to_string();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {ADMIN_TOKEN}\r\nContent-Type: application/json\r\n\
             Content-Length: {}\r\n\r\n{body}",
             body.len()
         );
-        let mut wire = Wire::connect(self.address).await?;
-        let (status, answer) = wire.exchange(request.as_bytes()).await?;
+        let mut wire = Wire::connect(self.address)?;
+        let (status, answer) = wire.exchange(request.as_bytes())?;
         anyhow::ensure!(status == expected, "{method} {path}: {status} {}", String::from_utf8_lossy(answer));
         Ok(serde_json::from_slice(answer)?)
     }
 
     /// Registers the scopes under subscription.
-    pub async fn register(&self) -> anyhow::Result<()> {
+    pub fn register(&self) -> anyhow::Result<()> {
         for scope in [HELD, ENDED] {
-            self.api("POST", "/v1/scopes", &json!({"name": scope}), 201).await?;
+            self.api("POST", "/v1/scopes", &json!({"name": scope}), 201)?;
         }
         Ok(())
     }
 
     /// The value of a metric, by its name with labels as it is written.
-    pub async fn metric(&self, series: &str) -> anyhow::Result<f64> {
-        let mut wire = Wire::connect(self.operations.context("the service")?).await?;
-        let (_, text) = wire.exchange(b"GET /metrics HTTP/1.1\r\nHost: bench\r\n\r\n").await?;
+    pub fn metric(&self, series: &str) -> anyhow::Result<f64> {
+        let mut wire = Wire::connect(self.operations.context("the service")?)?;
+        let (_, text) = wire.exchange(b"GET /metrics HTTP/1.1\r\nHost: bench\r\n\r\n")?;
         let text = str::from_utf8(text)?;
         let line = text.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
         let value = line.and_then(|line| line.rsplit(' ').next()).with_context(|| format!("no {series}"))?;

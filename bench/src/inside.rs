@@ -1,11 +1,7 @@
 //! The service inside a process of the bench: wired as the service's own process does it, but for what a row leaves out
 //! or counts.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
-    sync::Arc,
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -37,7 +33,7 @@ use crate::{
     payload::{Question, questions},
     rows::USERS,
     rungs::{self, Rung},
-    wire,
+    wire::Wire,
 };
 
 /// The service, for as long as this is kept.
@@ -108,14 +104,13 @@ pub fn count(
         }
     };
     let is_echo = rung == Some(Rung::Echo);
-    let mut wire = BlockingWire { stream: TcpStream::connect(address)?, buffer: Box::new([0; 8192]) };
-    wire.stream.set_nodelay(true)?;
+    let mut wire = Wire::connect(address)?;
     let block = 4 * questions.len();
-    wire.ask(&questions, block, is_echo)?;
+    ask(&mut wire, &questions, block, is_echo)?;
     let mut counted = Counted::default();
     for _ in 0..5 {
         let region = Region::new(allocator);
-        wire.ask(&questions, block, is_echo)?;
+        ask(&mut wire, &questions, block, is_echo)?;
         let change = region.change();
         #[expect(clippy::cast_precision_loss, reason = "some thousands")]
         let each = |count: usize| count as f64 / block as f64;
@@ -126,29 +121,13 @@ pub fn count(
     Ok(counted)
 }
 
-/// A connection that needs no memory to be had.
-struct BlockingWire {
-    stream: TcpStream,
-    buffer: Box<[u8; 8192]>,
-}
-
-impl BlockingWire {
-    fn ask(&mut self, questions: &[Question], count: usize, is_echo: bool) -> anyhow::Result<()> {
-        for question in questions.iter().cycle().take(count) {
-            self.stream.write_all(&question.request)?;
-            let mut filled = 0;
-            loop {
-                let count = self.stream.read(&mut self.buffer[filled..])?;
-                anyhow::ensure!(count > 0, "the connection was closed");
-                filled += count;
-                if let Some((status, body)) = wire::answer(&self.buffer[..filled])? {
-                    if !is_echo {
-                        question.check(status, body)?;
-                    }
-                    break;
-                }
-            }
+/// Asks so many times, one after the other, without any memory to be had for it.
+fn ask(wire: &mut Wire, questions: &[Question], count: usize, is_echo: bool) -> anyhow::Result<()> {
+    for question in questions.iter().cycle().take(count) {
+        let (status, body) = wire.exchange(&question.request)?;
+        if !is_echo {
+            question.check(status, body)?;
         }
-        Ok(())
     }
+    Ok(())
 }

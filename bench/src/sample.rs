@@ -14,9 +14,9 @@ impl Sample {
         Self(Vec::new())
     }
 
-    /// Takes over those of another.
-    pub fn append(&mut self, mut other: Self) {
-        self.0.append(&mut other.0);
+    /// None yet, with room for so many.
+    pub fn with_capacity(count: usize) -> Self {
+        Self(Vec::with_capacity(count))
     }
 
     /// Notes one.

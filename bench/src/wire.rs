@@ -1,16 +1,16 @@
 //! The load: connections that are kept, with little between them and the bytes. Every answer is checked.
 
 use std::{
-    net::SocketAddr,
-    sync::Arc,
+    io::{ErrorKind, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    os::fd::OwnedFd,
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    task::JoinSet,
+use rustix::{
+    event::{Timespec, epoll},
+    io::Errno,
 };
 
 use crate::{
@@ -19,40 +19,60 @@ use crate::{
 };
 
 /// How long to wait for an answer, far longer than any takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(1);
 
-/// A connection that is kept.
+/// A connection that is kept. It takes memory for the first answers only.
 #[derive(Debug)]
 pub struct Wire {
     stream: TcpStream,
     buffer: Vec<u8>,
+    filled: usize,
 }
 
 impl Wire {
     /// Connects.
-    pub async fn connect(address: SocketAddr) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
+    pub fn connect(address: SocketAddr) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, buffer: Vec::with_capacity(4096) })
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self { stream, buffer: vec![0; 8192], filled: 0 })
     }
 
-    /// Sends a question.
-    pub async fn ask(&mut self, question: &Question) -> anyhow::Result<()> {
-        let (status, body) = self.exchange(&question.request).await?;
-        question.check(status, body)
-    }
-
-    /// Sends a request, and reads the whole answer: its status and body.
-    pub async fn exchange(&mut self, request: &[u8]) -> anyhow::Result<(u16, &[u8])> {
-        self.stream.write_all(request).await?;
-        self.buffer.clear();
+    /// Sends a request, and waits for the whole answer: its status and body.
+    pub fn exchange(&mut self, request: &[u8]) -> anyhow::Result<(u16, &[u8])> {
+        self.send(request)?;
         loop {
-            anyhow::ensure!(self.stream.read_buf(&mut self.buffer).await? > 0, "the connection was closed");
-            if answer(&self.buffer)?.is_some() {
+            anyhow::ensure!(self.read()?, "no answer for {} s", PATIENCE.as_secs());
+            if answer(&self.buffer[..self.filled])?.is_some() {
                 break;
             }
         }
-        answer(&self.buffer)?.context("an answer")
+        answer(&self.buffer[..self.filled])?.context("an answer")
+    }
+
+    /// Sends a request when the answer to the one before has come.
+    fn send(&mut self, request: &[u8]) -> anyhow::Result<()> {
+        self.filled = 0;
+        Ok(self.stream.write_all(request)?)
+    }
+
+    /// Reads what has come; the answer, when it is whole.
+    fn receive(&mut self) -> anyhow::Result<Option<(u16, &[u8])>> {
+        if self.read()? { answer(&self.buffer[..self.filled]) } else { Ok(None) }
+    }
+
+    /// Whether anything has come.
+    fn read(&mut self) -> anyhow::Result<bool> {
+        if self.filled == self.buffer.len() {
+            self.buffer.resize(2 * self.filled, 0);
+        }
+        match self.stream.read(&mut self.buffer[self.filled..]) {
+            Ok(0) => anyhow::bail!("the connection was closed"),
+            Ok(count) => self.filled += count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(true)
     }
 }
 
@@ -92,49 +112,101 @@ impl Block {
     }
 }
 
-/// Connections to one server, each of which asks again when it is answered.
-#[derive(Debug)]
-pub struct Load {
-    wires: Vec<Wire>,
+/// Connections that are kept, and on each of which one request is under way at most.
+pub struct Wires {
+    all: Vec<Wire>,
+    /// Which question is under way on each, and since when.
+    asked: Vec<Option<(usize, Instant)>>,
+    epoll: OwnedFd,
+    events: Vec<epoll::Event>,
 }
+
+impl Wires {
+    /// Connects so many times.
+    pub fn connect(address: SocketAddr, connections: usize) -> anyhow::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let mut all = Vec::new();
+        for place in 0..connections {
+            let wire = Wire::connect(address)?;
+            wire.stream.set_nonblocking(true)?;
+            epoll::add(&epoll, &wire.stream, epoll::EventData::new_u64(place.try_into()?), epoll::EventFlags::IN)?;
+            all.push(wire);
+        }
+        Ok(Self { all, asked: vec![None; connections], epoll, events: Vec::with_capacity(connections) })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Asks one of the questions on a connection that is free; its time counts from `since`.
+    pub fn ask(&mut self, place: usize, number: usize, questions: &[Question], since: Instant) -> anyhow::Result<()> {
+        self.asked[place] = Some((number, since));
+        // It is smaller than the socket's buffer, in which nothing is: the last answer has come.
+        self.all[place].send(&questions[number].request)
+    }
+
+    /// Waits for answers for so long at most, and tells each: on which connection it came, and how long it took, in
+    /// microseconds. What is answered to that is asked there next.
+    pub fn wait(
+        &mut self,
+        questions: &[Question],
+        timeout: Duration,
+        mut then: impl FnMut(usize, f64) -> Option<usize>,
+    ) -> anyhow::Result<()> {
+        let timeout = Timespec { tv_sec: timeout.as_secs().try_into()?, tv_nsec: timeout.subsec_nanos().into() };
+        self.events.clear();
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut self.events), Some(&timeout)) {
+            // Who interrupts has the word when the block is over.
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        for place in 0..self.events.len() {
+            let event = self.events[place];
+            let place = usize::try_from(event.data.u64())?;
+            let Some((status, body)) = self.all[place].receive()? else { continue };
+            let (number, since) = self.asked[place].take().context("an answer to nothing")?;
+            questions[number].check(status, body)?;
+            if let Some(next) = then(place, since.elapsed().as_secs_f64() * 1e6) {
+                self.ask(place, next, questions, Instant::now())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Connections to one server, each of which asks again when it is answered.
+pub struct Load(Wires);
 
 impl Load {
     /// Connects so many times.
-    pub async fn connect(address: SocketAddr, connections: usize) -> anyhow::Result<Self> {
-        let mut wires = Vec::new();
-        for _ in 0..connections {
-            wires.push(Wire::connect(address).await?);
-        }
-        Ok(Self { wires })
+    pub fn connect(address: SocketAddr, connections: usize) -> anyhow::Result<Self> {
+        Wires::connect(address, connections).map(Self)
     }
 
     /// Asks so many times, these questions in turn.
-    pub async fn run(&mut self, questions: &Arc<[Question]>, count: usize) -> anyhow::Result<Block> {
-        let connections = self.wires.len();
-        let begun = Instant::now();
-        let mut tasks = JoinSet::new();
-        for (first, mut wire) in self.wires.drain(..).enumerate() {
-            let questions = Arc::clone(questions);
-            tasks.spawn(async move {
-                let mut latencies = Vec::with_capacity(count / connections + 1);
-                for number in (first..count).step_by(connections) {
-                    let asked_at = Instant::now();
-                    wire.ask(&questions[number % questions.len()]).await?;
-                    latencies.push(asked_at.elapsed().as_secs_f64() * 1e6);
-                }
-                anyhow::Ok((wire, latencies))
-            });
+    pub async fn run(&mut self, questions: &[Question], count: usize) -> anyhow::Result<Block> {
+        let Self(wires) = self;
+        let mut latencies = Sample::with_capacity(count);
+        let (begun, mut asked) = (Instant::now(), wires.count().min(count));
+        for place in 0..asked {
+            wires.ask(place, place % questions.len(), questions, Instant::now())?;
         }
-        let mut latencies = Vec::with_capacity(count);
-        let all = async {
-            while let Some(ended) = tasks.join_next().await {
-                let (wire, more) = ended??;
-                self.wires.push(wire);
-                latencies.extend(more);
-            }
-            anyhow::Ok(())
-        };
-        tokio::time::timeout(PATIENCE * 4, all).await.context("no answer for two minutes")??;
-        Ok(Block { took: begun.elapsed(), latencies: latencies.into_iter().collect() })
+        let mut heard_at = begun;
+        while latencies.count() < count {
+            wires.wait(questions, PATIENCE, |_, latency| {
+                latencies.push(latency);
+                heard_at = Instant::now();
+                let next = asked;
+                asked += 1;
+                (next < count).then_some(next % questions.len())
+            })?;
+            anyhow::ensure!(heard_at.elapsed() < PATIENCE, "no answer for {} s", PATIENCE.as_secs());
+        }
+        let took = begun.elapsed();
+        // Lets an interrupt be heard.
+        tokio::task::yield_now().await;
+        Ok(Block { took, latencies })
     }
 }

@@ -24,7 +24,7 @@ const TABLE: &str = "strace";
 pub async fn allocations(ground: &Ground) -> anyhow::Result<Report> {
     let url = ground.database().await?;
     let tollgate = ground.tollgate(&url, &[]).await?;
-    tollgate.register().await?;
+    tollgate.register()?;
     seed(&url, USERS, true).await?;
     let mut report = Report::default();
     let count = std::env::current_exe()?.with_file_name("bench_count");
@@ -72,7 +72,7 @@ async fn system_calls(
         return Ok(None);
     }
     let table = ground.folder()?.join(TABLE);
-    let mut step = Step::new("strace", server, questions, 1).await?;
+    let mut step = Step::new("strace", server, questions, 1)?;
     step.load.run(questions, 2_000).await?;
     let mut command = Command::new("strace");
     command.args(["-c", "-f", "-o"]).arg(&table).args(["-p", &server.pid().to_string()]);

@@ -29,10 +29,10 @@ pub async fn authentication(ground: &Ground) -> anyhow::Result<Report> {
         ("TOLLGATE_HOOK_JWT_JWKS_URL", &issuer.keys),
     ];
     let tollgate = ground.tollgate(&url, &settings).await?;
-    tollgate.register().await?;
+    tollgate.register()?;
     seed(&url, USERS, true).await?;
     let (begun, keys) = (Instant::now(), format!(r#"tollgate_jwt_keys{{issuer="{ISSUER}",surface="hooks"}}"#));
-    while tollgate.metric(&keys).await? < 0.5 {
+    while tollgate.metric(&keys)? < 0.5 {
         anyhow::ensure!(begun.elapsed() < Duration::from_secs(10), "the keys are not read");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -51,7 +51,7 @@ pub async fn authentication(ground: &Ground) -> anyhow::Result<Report> {
     let mut steps = Vec::new();
     for (name, header) in kinds {
         let questions = questions_with(0..USERS, header);
-        steps.push(Step::new(name, &tollgate, &questions, ground.connections).await?);
+        steps.push(Step::new(name, &tollgate, &questions, ground.connections)?);
     }
     for step in &mut steps {
         step.load.run(&step.questions, 4_000).await?;
@@ -63,8 +63,7 @@ pub async fn authentication(ground: &Ground) -> anyhow::Result<Report> {
 
     let by_unread: Sample = steps[2].time.pairs(&steps[3].time).map(|(seen, unread)| seen / unread).collect();
     let (rounds_first, block_first) = ground.pick((40, 200), (4, 100));
-    let mut first =
-        Step::new("a token seen for the first time", &tollgate, &steps[0].questions, ground.connections).await?;
+    let mut first = Step::new("a token seen for the first time", &tollgate, &steps[0].questions, ground.connections)?;
     let mut differences = Sample::default();
     let mut first_ratios = Sample::default();
     for _ in 0..rounds_first {

@@ -15,7 +15,7 @@ use crate::{
 pub async fn ladder(ground: &Ground) -> anyhow::Result<Report> {
     let url = ground.database().await?;
     let tollgate = ground.tollgate(&url, &[]).await?;
-    tollgate.register().await?;
+    tollgate.register()?;
     seed(&url, USERS, true).await?;
     let questions = questions(0..USERS);
     let (echoes, sorted) = (echoes(&questions), sorted(&questions));
@@ -29,10 +29,10 @@ pub async fn ladder(ground: &Ground) -> anyhow::Result<Report> {
             Rung::Openapi => ("a JSON handler of poem-openapi", &sorted),
         };
         let server = ground.rung(rung)?;
-        steps.push(Step::new(name, &server, questions, ground.connections).await?);
+        steps.push(Step::new(name, &server, questions, ground.connections)?);
         servers.push(server);
     }
-    steps.push(Step::new("Tollgate, everything on", &tollgate, &questions, ground.connections).await?);
+    steps.push(Step::new("Tollgate, everything on", &tollgate, &questions, ground.connections)?);
 
     let (rounds, block) = ground.pick((120, 2_000), (8, 1_000));
     for step in &mut steps {
@@ -47,7 +47,7 @@ pub async fn ladder(ground: &Ground) -> anyhow::Result<Report> {
     // One connection: the server sleeps between two requests, and to wake it costs more than what it then does.
     let mut alone = Vec::new();
     for (name, server) in [(steps[serde].name, &servers[serde]), (steps[last].name, &tollgate)] {
-        alone.push(Step::new(name, server, &questions, 1).await?);
+        alone.push(Step::new(name, server, &questions, 1)?);
     }
     let alone_ratios = race(&mut alone, 0, rounds / 2, block / 5).await?;
 

@@ -25,15 +25,15 @@ pub async fn memory(ground: &Ground) -> anyhow::Result<Report> {
     let url = ground.database().await?;
     // Nothing is asked for twice.
     let tollgate = ground.tollgate(&url, &[]).await?;
-    tollgate.register().await?;
+    tollgate.register()?;
     seed(&url, users as u64, true).await?;
-    let mut load = Load::connect(tollgate.address, CONNECTIONS).await?;
+    let mut load = Load::connect(tollgate.address, CONNECTIONS)?;
     let mut fresh = Fresh::new(users as u64);
     // Connections, buffers and the first pages of everything are there.
     let first = 5_000;
     load.run(&fresh.take(first), first).await?;
-    let entries = async || tollgate.metric(r#"tollgate_cache_entries{cache="held"}"#).await;
-    let (before, entries_before) = (processor::resident(tollgate.pid())?, entries().await?);
+    let entries = || tollgate.metric(r#"tollgate_cache_entries{cache="held"}"#);
+    let (before, entries_before) = (processor::resident(tollgate.pid())?, entries()?);
     let begun = Instant::now();
     let mut left = users - first;
     while left > 0 {
@@ -42,7 +42,7 @@ pub async fn memory(ground: &Ground) -> anyhow::Result<Report> {
         left -= count;
     }
     let took = begun.elapsed();
-    let (after, entries_after) = (processor::resident(tollgate.pid())?, entries().await?);
+    let (after, entries_after) = (processor::resident(tollgate.pid())?, entries()?);
     let more = entries_after - entries_before;
     anyhow::ensure!(more > float(users - first) * 0.99, "only {entries_after} subjects are in the cache");
 
@@ -50,7 +50,7 @@ pub async fn memory(ground: &Ground) -> anyhow::Result<Report> {
     let facts = 1 + user(0).len() + (HELD.len() + INSTANT) + (ENDED.len() + 2 * INSTANT);
     #[expect(clippy::cast_precision_loss, reason = "some gigabytes")]
     let each = (after - before) as f64 / more;
-    let weighed = tollgate.metric(r#"tollgate_cache_bytes{cache="held"}"#).await? / entries_after;
+    let weighed = tollgate.metric(r#"tollgate_cache_bytes{cache="held"}"#)? / entries_after;
     let mut report = Report::default();
     report.exact("memory of a cached subject : its facts", each / float(facts), Target::AtMost(4.0));
     report.figure(

@@ -91,8 +91,8 @@ impl Fresh {
 }
 
 /// How many subjects the service did not find in its cache.
-async fn misses(tollgate: &Server) -> anyhow::Result<f64> {
-    tollgate.metric(r#"tollgate_cache_lookups_total{result="miss"}"#).await
+fn misses(tollgate: &Server) -> anyhow::Result<f64> {
+    tollgate.metric(r#"tollgate_cache_lookups_total{result="miss"}"#)
 }
 
 /// A server, what it is asked, and what that took.
@@ -111,13 +111,13 @@ struct Step {
 }
 
 impl Step {
-    async fn new(
+    fn new(
         name: &'static str,
         server: &Server,
         questions: &Arc<[Question]>,
         connections: usize,
     ) -> anyhow::Result<Self> {
-        let load = Load::connect(server.address, connections).await?;
+        let load = Load::connect(server.address, connections)?;
         let (time, rate, median, p99) = Default::default();
         Ok(Self { name, pid: server.pid(), load, questions: Arc::clone(questions), time, rate, median, p99 })
     }

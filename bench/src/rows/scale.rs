@@ -27,8 +27,8 @@ struct Size {
 }
 
 impl Size {
-    async fn new(subscriptions: u64, tollgate: Server) -> anyhow::Result<Self> {
-        let load = Load::connect(tollgate.address, CONNECTIONS).await?;
+    fn new(subscriptions: u64, tollgate: Server) -> anyhow::Result<Self> {
+        let load = Load::connect(tollgate.address, CONNECTIONS)?;
         let fresh = Fresh::new(subscriptions);
         let [service, postgres, median, p99] = [const { Sample::new() }; 4];
         Ok(Self { subscriptions, tollgate, load, fresh, service, postgres, median, p99 })
@@ -55,7 +55,7 @@ async fn fill(ground: &Ground, subscriptions: u64) -> anyhow::Result<Server> {
     let url = ground.database().await?;
     // The smallest has fewer subjects than there are requests: what is read is not believed for long.
     let tollgate = ground.tollgate(&url, &[("TOLLGATE_MAX_AGE", "200ms")]).await?;
-    tollgate.register().await?;
+    tollgate.register()?;
     seed(&url, subscriptions, false).await?;
     Ok(tollgate)
 }
@@ -72,7 +72,7 @@ pub async fn scale(ground: &Ground) -> anyhow::Result<Report> {
     // Only now: a connection that idles for long is closed.
     let mut sizes = Vec::new();
     for (count, tollgate) in filled {
-        sizes.push(Size::new(count, tollgate).await?);
+        sizes.push(Size::new(count, tollgate)?);
     }
     let server = postmaster(&ground.database().await?).await?;
     let (rounds, block) = ground.pick((60, 2_000), (4, 1_000));
@@ -82,7 +82,7 @@ pub async fn scale(ground: &Ground) -> anyhow::Result<Report> {
     let mut missed = Vec::new();
     for size in &mut sizes {
         [size.service, size.postgres, size.median, size.p99] = [const { Sample::new() }; 4];
-        missed.push(misses(&size.tollgate).await?);
+        missed.push(misses(&size.tollgate)?);
     }
     let mut ratios = vec![Sample::new(); sizes.len()];
     let mut latency_ratios = vec![Sample::new(); sizes.len()];
@@ -108,7 +108,7 @@ pub async fn scale(ground: &Ground) -> anyhow::Result<Report> {
     );
     report.figure("the same, median time to the answer", latency_ratios[last].told());
     for ((size, ratio), before) in sizes.iter().zip(&ratios).zip(missed) {
-        let missed = (misses(&size.tollgate).await? - before) / float(2 * rounds * block);
+        let missed = (misses(&size.tollgate)? - before) / float(2 * rounds * block);
         let [service, postgres, median, p99] =
             [&size.service, &size.postgres, &size.median, &size.p99].map(|sample| digits(sample.median()));
         report.figure(

@@ -58,7 +58,7 @@ impl Asking {
     /// Starts the service, with a cache that knows nothing of the users, and finds how many requests a block may have.
     async fn new(ground: &Ground, url: &str, users: u64, connections: usize, length: Duration) -> anyhow::Result<Self> {
         let tollgate = ground.tollgate_anywhere(url, &[]).await?;
-        let load = Load::connect(tollgate.address, connections).await?;
+        let load = Load::connect(tollgate.address, connections)?;
         let mut asking = Self { tollgate, load, fresh: Fresh::new(users), block: 50 * connections };
         asking.run().await?;
         let rate = asking.run().await?.0;
@@ -92,7 +92,7 @@ impl Asking {
 async fn postgres(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
     let users = ground.pick(1_000_000, 50_000);
     let url = ground.database().await?;
-    ground.tollgate(&url, &[]).await?.register().await?;
+    ground.tollgate(&url, &[]).await?.register()?;
     seed(&url, users, false).await?;
     let server = postmaster(&url).await?;
     let script = ground.folder()?.join("check.sql");
@@ -107,7 +107,7 @@ async fn postgres(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
         // To connect and to prepare is not what is compared.
         let opening = pgbench.run(&["-t", "1"])?.1;
         let mut asking = Asking::new(ground, &url, users, connections, length).await?;
-        let misses_before = misses(&asking.tollgate).await?;
+        let misses_before = misses(&asking.tollgate)?;
         let [mut rate_ratios, mut time_ratios, mut rates, mut own_rates, mut times, mut own_times, mut service] =
             [const { Sample::new() }; 7];
         for _ in 0..rounds {
@@ -140,10 +140,9 @@ async fn postgres(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
         } else {
             report.figure(format!("{what}CPU of Postgres a check"), time_ratios.told());
         }
-        let missed = (misses(&asking.tollgate).await? - misses_before) / float(2 * rounds * asking.block);
-        let metric = async |name| asking.tollgate.metric(name).await;
-        let batch =
-            metric("tollgate_cache_loaded_subjects_total").await? / metric("tollgate_cache_loads_total").await?;
+        let missed = (misses(&asking.tollgate)? - misses_before) / float(2 * rounds * asking.block);
+        let metric = |name| asking.tollgate.metric(name);
+        let batch = metric("tollgate_cache_loaded_subjects_total")? / metric("tollgate_cache_loads_total")?;
         if connections == 1 {
             // They are to be compared with what was measured just before, in the same state of the machine.
             let mut cached = Sample::new();
@@ -229,7 +228,7 @@ impl Pgbench<'_> {
 async fn sqlite(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
     let users = ground.pick(1_000_000, 50_000);
     let url = format!("sqlite://{}?mode=rwc", ground.folder()?.join("tollgate.db").display());
-    ground.tollgate(&url, &[]).await?.register().await?;
+    ground.tollgate(&url, &[]).await?.register()?;
     seed_sqlite(&url, users).await?;
     let (rounds, length) = ground.pick((4, Duration::from_secs(1)), (1, Duration::from_millis(500)));
     for (connections, target) in RUNS {

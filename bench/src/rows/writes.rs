@@ -46,9 +46,9 @@ struct Written {
 }
 
 impl Written {
-    async fn new(ground: &Ground, url: &str, is_watching: bool, next: u64) -> anyhow::Result<Self> {
+    fn new(ground: &Ground, url: &str, is_watching: bool, next: u64) -> anyhow::Result<Self> {
         let server = ground.inside(url, is_watching)?;
-        let load = Load::connect(server.address, CONNECTIONS).await?;
+        let load = Load::connect(server.address, CONNECTIONS)?;
         Ok(Self { server, load, next, rate: Sample::new(), time: Sample::new() })
     }
 
@@ -83,9 +83,9 @@ async fn single(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
     // Both on tables of the same size, each alone on its own.
     let (with, without) = (ground.database().await?, ground.database().await?);
     for url in [&with, &without] {
-        ground.tollgate(url, &[]).await?.register().await?;
+        ground.tollgate(url, &[]).await?.register()?;
     }
-    let mut steps = [Written::new(ground, &without, false, 0).await?, Written::new(ground, &with, true, 0).await?];
+    let mut steps = [Written::new(ground, &without, false, 0)?, Written::new(ground, &with, true, 0)?];
     let (rounds, block) = ground.pick((30, 1_000), (2, 300));
     for step in &mut steps {
         step.run(block).await?;
@@ -142,10 +142,10 @@ async fn import(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
     for _ in 0..rounds {
         let url = ground.database().await?;
         let tollgate = ground.tollgate_anywhere(&url, &[]).await?;
-        tollgate.register().await?;
+        tollgate.register()?;
         let begun = Instant::now();
-        let mut wire = Wire::connect(tollgate.address).await?;
-        let (status, answer) = wire.exchange(request.as_bytes()).await?;
+        let mut wire = Wire::connect(tollgate.address)?;
+        let (status, answer) = wire.exchange(request.as_bytes())?;
         let imported_in = begun.elapsed();
         let answer: Value = serde_json::from_slice(answer)?;
         anyhow::ensure!(status == 200 && answer["created"] == json!(lines), "{status} {answer}");
@@ -168,7 +168,7 @@ async fn import(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
 /// Copies what was imported into another database with the same tables: how long the writing took.
 async fn copy(ground: &Ground, folder: &Path, from: &str) -> anyhow::Result<Duration> {
     let to = ground.database().await?;
-    ground.tollgate(&to, &[]).await?.register().await?;
+    ground.tollgate(&to, &[]).await?.register()?;
     let psql = ground.postgres_tools.join("psql");
     let run = |url: &str, command: String| output(&psql, &["-X", "-q", "-v", "ON_ERROR_STOP=1", url, "-c", &command]);
     let own = format!("SELECT id FROM subscription WHERE source = '{SOURCE}'");
