@@ -32,7 +32,7 @@ pub fn borrowed(key: &Key) -> KeyRef<'_> {
     key
 }
 
-/// What is cached: how many changes had been committed when it was read.
+/// What is cached: how many changes of the subject had been committed when it was read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Value(pub u64);
 
@@ -45,8 +45,11 @@ pub type Instant = u8;
 /// A query is begun beside others for each subject that waits, so that there are several in the smallest world.
 pub const CROWD: usize = 0;
 
-/// All subjects share one counter: then every change is one of every subject.
+/// All subjects share one counter.
 pub const STRIPES: usize = 1;
+
+/// And one for their loads.
+pub const FLIGHT_COUNTERS: usize = 1;
 
 /// The rules that a test can break, one at a time.
 pub mod rules {
@@ -63,6 +66,10 @@ pub mod rules {
         OlderFactsDoNotOverwrite,
         /// Nobody joins a load that began before a change which is known by now.
         LateReadersDoNotJoin,
+        /// Whether a load is under way is looked at before whether there is an entry.
+        ChangesLookAtLoadsFirst,
+        /// A load is under way until what it found is kept.
+        LoadsAreUnderWayUntilTheyAreKept,
     }
 
     thread_local! {
@@ -94,6 +101,14 @@ pub mod rules {
     pub fn late_readers_do_not_join() -> bool {
         holds(Rule::LateReadersDoNotJoin)
     }
+
+    pub fn changes_look_at_loads_first() -> bool {
+        holds(Rule::ChangesLookAtLoadsFirst)
+    }
+
+    pub fn loads_are_under_way_until_they_are_kept() -> bool {
+        holds(Rule::LoadsAreUnderWayUntilTheyAreKept)
+    }
 }
 
 /// The entries. Seeing to it that none is overwritten by older facts is the third promise.
@@ -104,6 +119,11 @@ impl Entries {
     /// The entry of a subject.
     pub fn get(&self, key: KeyRef<'_>) -> Option<Entry> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// Whether there is an entry of a subject.
+    pub fn contains(&self, key: KeyRef<'_>) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
     }
 
     /// Puts an entry in the place of whatever is there, which must not know more.

@@ -15,8 +15,8 @@ use super::{
     world::{Limits, World},
 };
 
-const SUBJECT: Key = Key(1);
-const OTHER: Key = Key(2);
+const SUBJECT: Key = Key(0);
+const OTHER: Key = Key(1);
 
 /// The instant at which the models begin, and nearly all of them end.
 const START: Instant = 0;
@@ -147,15 +147,39 @@ fn two_subjects() {
     let other = join(other);
     one.seen(&world);
     other.seen(&world);
-    assert_eq!(late.seen(&world), Some(1));
+    assert_eq!(late.seen(&world), Some(0));
     assert_eq!(world.ask(&OTHER, START).seen(&world), Some(1));
+}
+
+/// A subject that nobody asks for is changed while another is known.
+fn a_change_of_what_is_not_known() {
+    let world = cached(WIDE);
+    let writer = spawn(&world, |world| world.change(&OTHER));
+    let early = world.ask(&SUBJECT, START);
+    join(writer);
+    assert!(world.is_known(&SUBJECT), "a change of what nobody knows made others be asked again");
+    assert_eq!(early.seen(&world), Some(0));
+    assert_eq!(world.ask(&OTHER, START).seen(&world), Some(1));
+}
+
+/// While one subject is loaded and another is known, the other one is changed.
+fn a_change_beside_a_load() {
+    let world = cached(WIDE);
+    let writer = spawn(&world, |world| {
+        world.change(&SUBJECT);
+        world.ask(&SUBJECT, START)
+    });
+    let other = world.ask(&OTHER, START);
+    let late = join(writer);
+    assert_eq!(other.seen(&world), Some(0));
+    assert_eq!(late.seen(&world), Some(1));
 }
 
 /// A change is made elsewhere, and the feed may find it.
 fn a_change_elsewhere() {
     let world = empty(WIDE);
     let elsewhere = spawn(&world, |world| {
-        world.change_elsewhere();
+        world.change_elsewhere(&SUBJECT);
     });
     let feed = spawn(&world, |world| {
         world.poll();
@@ -176,7 +200,7 @@ fn a_doubt() {
     let world = cached(WIDE);
     world.doubt();
     let feed = spawn(&world, |world| {
-        world.change_elsewhere();
+        world.change_elsewhere(&SUBJECT);
         world.doubt();
         assert!(world.is_kept(&SUBJECT), "an entry did not outlive a doubt");
         world.ask(&SUBJECT, START)
@@ -197,7 +221,7 @@ fn a_change_and_a_doubt() {
         world.ask(&SUBJECT, START)
     });
     let feed = spawn(&world, |world| {
-        world.change_elsewhere();
+        world.change_elsewhere(&SUBJECT);
         world.doubt();
     });
     let early = world.ask(&SUBJECT, START);
@@ -242,7 +266,7 @@ fn an_outage_after_a_change() {
 /// Two ask for what was read too long ago.
 fn old_age() {
     let world = cached(WIDE);
-    world.change_elsewhere();
+    world.change_elsewhere(&SUBJECT);
     let other = spawn(&world, |world| world.ask(&SUBJECT, LATER));
     let one = world.ask(&SUBJECT, LATER);
     let other = join(other);
@@ -278,6 +302,16 @@ fn one_load_after_the_other_answers_everybody() {
 #[test]
 fn subjects_that_did_not_fit_into_a_query_are_in_the_next() {
     check_within(3, two_subjects);
+}
+
+#[test]
+fn a_change_of_what_nobody_knows_leaves_the_others_known() {
+    check(a_change_of_what_is_not_known);
+}
+
+#[test]
+fn a_change_of_what_is_known_is_seen_whatever_is_loaded() {
+    check(a_change_beside_a_load);
 }
 
 #[test]
@@ -350,4 +384,16 @@ fn joining_an_early_load_is_noticed_by_a_change() {
 #[should_panic(expected = "an answer saw 0 changes of 1")]
 fn joining_an_early_load_is_noticed_by_a_doubt() {
     check_without(Rule::LateReadersDoNotJoin, a_doubt);
+}
+
+#[test]
+#[should_panic(expected = "an entry that counts as Current saw 0 changes of 1")]
+fn looking_for_an_entry_before_a_load_is_noticed() {
+    check_without(Rule::ChangesLookAtLoadsFirst, a_change_during_a_load);
+}
+
+#[test]
+#[should_panic(expected = "an entry that counts as Current saw 0 changes of 1")]
+fn a_load_that_ends_before_it_is_kept_is_noticed() {
+    check_without(Rule::LoadsAreUnderWayUntilTheyAreKept, a_change_during_a_load);
 }

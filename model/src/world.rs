@@ -10,15 +10,19 @@ use super::{
 /// How long an entry is believed without asking again.
 const MAX_AGE: Instant = 1;
 
+/// The subjects are those of the keys 0, 1, ...
+const SUBJECTS: usize = 2;
+
 /// A replica and its database.
 pub struct World {
     protocol: Protocol,
     database: Mutex<Database>,
     limits: Limits,
-    /// The newest change that was answered, or told by the feed. No request that starts from now on sees less.
-    told: AtomicU64,
-    /// The newest change when changes were last said to have been missed. It may be missing in an outage only.
-    doubted: AtomicU64,
+    /// The newest change of each subject that was answered, or told by the feed. No request that starts from now on sees
+    /// less.
+    told: [AtomicU64; SUBJECTS],
+    /// The newest change of each when changes were last said to have been missed. It may be missing in an outage only.
+    doubted: [AtomicU64; SUBJECTS],
 }
 
 /// How much is loaded at once.
@@ -30,7 +34,8 @@ pub struct Limits {
 }
 
 struct Database {
-    changes: u64,
+    /// How many of each subject.
+    changes: [u64; SUBJECTS],
     is_down: bool,
 }
 
@@ -47,16 +52,17 @@ impl World {
     pub fn new(limits: Limits) -> Self {
         Self {
             protocol: Protocol::empty(),
-            database: Mutex::new(Database { changes: 0, is_down: false }),
+            database: Mutex::new(Database { changes: [0; SUBJECTS], is_down: false }),
             limits,
-            told: AtomicU64::new(0),
-            doubted: AtomicU64::new(0),
+            told: std::array::from_fn(|_| AtomicU64::new(0)),
+            doubted: std::array::from_fn(|_| AtomicU64::new(0)),
         }
     }
 
     /// Asks for a subject as the service's cache does: uses what is fresh, and enlists for what is not.
     pub fn ask(&self, key: &Key, now: Instant) -> Request {
-        let (told, doubted) = (self.told.load(Ordering::Acquire), self.doubted.load(Ordering::Acquire));
+        let place = place(key);
+        let (told, doubted) = (self.told[place].load(Ordering::Acquire), self.doubted[place].load(Ordering::Acquire));
         let is_fresh = |entry: &Entry, currency| currency == Currency::Current && now < entry.asked_at + MAX_AGE;
         let (waiter, answer) = mpsc::channel();
         let request = Request { key: key.clone(), told, doubted, answer };
@@ -86,7 +92,7 @@ impl World {
 
     fn run_loads(&self, now: Instant) {
         while let Some(batch) = self.protocol.take_batch(self.limits.batch) {
-            let values = self.query(batch.len());
+            let values = self.query(batch.iter().map(|(key, _)| key));
             for (waiters, value) in self.protocol.finish(batch, values, now) {
                 for waiter in waiters {
                     waiter.send(value.clone()).expect("nobody hangs up");
@@ -95,22 +101,22 @@ impl World {
         }
     }
 
-    fn query(&self, subjects: usize) -> Vec<Option<Value>> {
+    fn query<'a>(&self, subjects: impl Iterator<Item = &'a Key>) -> Vec<Option<Value>> {
         let database = self.database();
-        vec![(!database.is_down).then(|| Value(database.changes)); subjects]
+        subjects.map(|key| (!database.is_down).then(|| Value(database.changes[place(key)]))).collect()
     }
 
     /// Makes a change elsewhere: it is committed, and nobody here knows.
-    pub fn change_elsewhere(&self) -> u64 {
-        let mut database = self.database();
-        database.changes += 1;
-        database.changes
+    pub fn change_elsewhere(&self, key: &Key) -> u64 {
+        let changes = &mut self.database().changes[place(key)];
+        *changes += 1;
+        *changes
     }
 
     /// Makes a change here: commits it, tells of it, answers.
     pub fn change(&self, key: &Key) {
-        let change = self.change_elsewhere();
-        let answer = || self.told.fetch_max(change, Ordering::AcqRel);
+        let change = self.change_elsewhere(key);
+        let answer = || self.told[place(key)].fetch_max(change, Ordering::AcqRel);
         if rules::changes_are_told_before_the_answer() {
             self.protocol.changed(key);
             answer();
@@ -122,16 +128,16 @@ impl World {
 
     /// Lets the feed look for changes that were made elsewhere, and find so many that it does not name them.
     pub fn poll(&self) {
-        let change = self.database().changes;
+        let changes = self.database().changes;
         self.protocol.all_changed();
-        self.told.fetch_max(change, Ordering::AcqRel);
+        raise(&self.told, changes);
     }
 
     /// Lets the feed notice that it may have missed changes.
     pub fn doubt(&self) {
-        let change = self.database().changes;
+        let changes = self.database().changes;
         self.protocol.doubt();
-        self.doubted.fetch_max(change, Ordering::AcqRel);
+        raise(&self.doubted, changes);
     }
 
     /// Takes the database down.
@@ -145,8 +151,24 @@ impl World {
             && self.protocol.look_up(key).is_some_and(|(_, currency)| currency != Currency::Outdated)
     }
 
+    /// Whether there is an entry of the subject that is used as it is.
+    pub fn is_known(&self, key: &Key) -> bool {
+        self.protocol.look_up(key).is_some_and(|(_, currency)| currency == Currency::Current)
+    }
+
     fn database(&self) -> MutexGuard<'_, Database> {
         self.database.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn place(key: &Key) -> usize {
+    key.0.into()
+}
+
+/// What never rises is left alone: the checker would run what comes before and after it.
+fn raise(newest: &[AtomicU64; SUBJECTS], changes: [u64; SUBJECTS]) {
+    for (newest, change) in newest.iter().zip(changes).filter(|(_, change)| *change > 0) {
+        newest.fetch_max(change, Ordering::AcqRel);
     }
 }
 

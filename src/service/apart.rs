@@ -7,10 +7,13 @@
 //! connections are served by, and the connections. That runtime stands still while the thread waits for a slow peer, so
 //! what must not be left open meanwhile is ended before.
 //!
+//! Nor does it take a lock that hooks take: it would hold it until no other thread wants the processor. What it has to
+//! tell the cache is told on the service's runtime.
+//!
 //! On SQLite there is one connection that writes, for all. The thread has the rank of the others there, and the service's
 //! runtime serves it: nobody waits for a connection that is on its way back.
 
-use std::{io, sync::Arc, thread};
+use std::{cell::RefCell, io, sync::Arc, thread};
 
 use thread_priority::{
     NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
@@ -22,6 +25,16 @@ use tokio::{
 
 use super::Service;
 use crate::store::Database;
+
+thread_local! {
+    /// On a thread that has stepped back, the runtime that serves all others.
+    static SERVICE_RUNTIME: RefCell<Option<Handle>> = const { RefCell::new(None) };
+}
+
+/// The service's runtime, when this is a thread that has stepped back.
+pub fn service_runtime() -> Option<Handle> {
+    SERVICE_RUNTIME.with_borrow(Clone::clone)
+}
 
 /// A thread apart, with what it works with.
 #[derive(Debug)]
@@ -63,11 +76,12 @@ impl Service {
             Some(_) => Serving::Own(runtime::Builder::new_current_thread().enable_all().build()?),
             None => Serving::Shared(Handle::current()),
         };
-        let service = Arc::clone(self);
+        let (service, service_runtime) = (Arc::clone(self), Handle::current());
         let (sender, receiver) = oneshot::channel();
         thread::Builder::new().name(name.to_owned()).spawn(move || {
             let database = match &runtime {
                 Serving::Own(runtime) => {
+                    SERVICE_RUNTIME.set(Some(service_runtime));
                     if let Err(error) = step_back() {
                         tracing::warn!(?error, "work apart has the rank of all other work");
                     }

@@ -129,7 +129,7 @@ impl Expected {
 }
 
 /// What a committed write made stale in the cache.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Touched {
     Subject(Subject),
     Catalogue,
@@ -323,7 +323,19 @@ impl Service {
         answered.await.unwrap_or(Err(Error::TimedOut))
     }
 
-    async fn tell(&self, touched: &[Touched]) {
+    /// Tells the cache, and other replicas soon, of what was committed.
+    async fn tell(self: &Arc<Self>, touched: &[Touched]) {
+        match apart::service_runtime() {
+            Some(runtime) => {
+                let (service, touched) = (Arc::clone(self), touched.to_vec());
+                // A runtime that has ended serves nobody.
+                let _ = runtime.spawn(async move { service.tell_here(&touched).await }).await;
+            }
+            None => self.tell_here(touched).await,
+        }
+    }
+
+    async fn tell_here(&self, touched: &[Touched]) {
         for touched in touched {
             match touched {
                 Touched::Subject(subject) => self.facts.changed(subject),

@@ -46,9 +46,13 @@ pub fn borrowed(key: &Key) -> KeyRef<'_> {
     key.borrowed()
 }
 
-/// How many counters all subjects share. A write makes the facts of all subjects of its counter be asked again, and
-/// unusable while the database cannot be asked: more counters are better for both, and these take 2 MiB.
+/// How many counters all subjects share. A write to a subject that is known makes the facts of all subjects of its
+/// counter be asked again, and unusable while the database cannot be asked: more counters are better for both, and these
+/// take 2 MiB.
 pub const STRIPES: usize = 1 << 18;
+
+/// How many counters the subjects share whose loads are under way, some thousands at most.
+pub const FLIGHT_COUNTERS: usize = 1 << 14;
 
 /// How many subjects have to wait for each query under way before another one is begun beside it.
 pub const CROWD: usize = 32;
@@ -83,6 +87,16 @@ pub mod rules {
     pub const fn late_readers_do_not_join() -> bool {
         true
     }
+
+    /// Whether a load is under way is looked at before whether there is an entry.
+    pub const fn changes_look_at_loads_first() -> bool {
+        true
+    }
+
+    /// A load is under way until what it found is kept.
+    pub const fn loads_are_under_way_until_they_are_kept() -> bool {
+        true
+    }
 }
 
 type Bounded = Cache<PackedSubject, Entry, Weigh, RandomState>;
@@ -104,6 +118,11 @@ impl Entries {
     /// The entry of a subject.
     pub fn get(&self, key: KeyRef<'_>) -> Option<Entry> {
         self.held.get(&key).or_else(|| self.absent.get(&key))
+    }
+
+    /// Whether there is an entry of a subject.
+    pub fn contains(&self, key: KeyRef<'_>) -> bool {
+        self.held.contains_key(&key) || self.absent.contains_key(&key)
     }
 
     /// Puts an entry in the place of whatever is there. The caller sees to it that no two put at once.

@@ -5,12 +5,16 @@
 //! time that changes may have been missed. A load takes the stamp before its query begins, and what it finds is kept
 //! with that stamp. A writer commits, moves the stamp, and only then answers. So facts whose stamp is still the
 //! present one know of every write that was answered before now.
+//!
+//! The stamps of all subjects stand in a limited number of counters. So that an import of subjects nobody asks for does
+//! not make everything be asked again, a change moves the stamp only if the subject has an entry, or a load under way may
+//! have asked for it: whatever begins later reads what was committed.
 
 use std::{hash::BuildHasher as _, mem};
 
 use super::platform::{
-    AtomicU64, CROWD, Entries, HashMap, Instant, Key, KeyRef, Mutex, MutexGuard, Ordering, PoisonError, RandomState,
-    STRIPES, Value, Waiter, borrowed, rules,
+    AtomicU64, CROWD, Entries, FLIGHT_COUNTERS, HashMap, Instant, Key, KeyRef, Mutex, MutexGuard, Ordering,
+    PoisonError, RandomState, STRIPES, Value, Waiter, borrowed, rules,
 };
 
 /// The state of knowledge about a subject.
@@ -74,6 +78,8 @@ struct Loads {
 #[derive(Debug)]
 pub struct Protocol {
     stripes: Box<[AtomicU64]>,
+    /// Subjects whose loads are under way, from before the query begins until what it found is kept.
+    flying: Box<[AtomicU64]>,
     epoch: AtomicU64,
     hasher: RandomState,
     /// Written under the lock of `loads` only, so that no store overtakes another.
@@ -86,6 +92,7 @@ impl Protocol {
     pub fn empty() -> Self {
         Self {
             stripes: (0..STRIPES).map(|_| AtomicU64::new(0)).collect(),
+            flying: (0..FLIGHT_COUNTERS).map(|_| AtomicU64::new(0)).collect(),
             epoch: AtomicU64::new(0),
             hasher: RandomState::default(),
             entries: Entries::default(),
@@ -114,7 +121,19 @@ impl Protocol {
 
     /// Tells that a change of the subject was committed. Whoever looks from now on gets facts that were read since.
     pub fn changed(&self, key: &Key) {
-        self.stripe(borrowed(key)).fetch_add(1, Ordering::SeqCst);
+        let key = borrowed(key);
+        let is_flying = || self.flying(key).load(Ordering::SeqCst) > 0;
+        let is_kept = || self.entries.contains(key);
+        let matters = if rules::changes_look_at_loads_first() {
+            // A load that is not under way any more has kept what it found.
+            is_flying() || is_kept()
+        } else {
+            let is_kept = is_kept();
+            is_flying() || is_kept
+        };
+        if matters {
+            self.stripe(key).fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     /// Tells that so many subjects were changed that naming them is not worth it.
@@ -173,6 +192,7 @@ impl Protocol {
             loads.queue = later.into_iter().filter_map(|key| queue.remove_entry(&key)).collect();
         }
         let take_off = |(key, waiters): (Key, Vec<Waiter>)| {
+            self.flying(borrowed(&key)).fetch_add(1, Ordering::SeqCst);
             let flight = (key.clone(), self.stamp(borrowed(&key)));
             loads.flights.entry(flight.clone()).or_default().extend(waiters);
             flight
@@ -195,8 +215,15 @@ impl Protocol {
             .map(|flight| {
                 let waiters = loads.flights.remove(&flight).unwrap_or_default();
                 let value = values.next().flatten();
+                let land = || self.flying(borrowed(&flight.0)).fetch_sub(1, Ordering::SeqCst);
+                if !rules::loads_are_under_way_until_they_are_kept() {
+                    land();
+                }
                 if let Some(value) = &value {
                     self.keep(borrowed(&flight.0), value.clone(), flight.1, asked_at);
+                }
+                if rules::loads_are_under_way_until_they_are_kept() {
+                    land();
                 }
                 (waiters, value)
             })
@@ -219,9 +246,17 @@ impl Protocol {
         Stamp { generation, epoch: self.epoch.load(Ordering::SeqCst) }
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "only the low bits choose the stripe")]
     fn stripe(&self, key: KeyRef<'_>) -> &AtomicU64 {
-        &self.stripes[self.hasher.hash_one(key) as usize % STRIPES]
+        &self.stripes[self.place(key) % STRIPES]
+    }
+
+    fn flying(&self, key: KeyRef<'_>) -> &AtomicU64 {
+        &self.flying[self.place(key) % FLIGHT_COUNTERS]
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "only the low bits choose a counter")]
+    fn place(&self, key: KeyRef<'_>) -> usize {
+        self.hasher.hash_one(key) as usize
     }
 
     /// Nothing panics while the lock is held, so what a poisoned one guards is still whole.
