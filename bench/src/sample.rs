@@ -19,6 +19,11 @@ impl Sample {
         Self(Vec::with_capacity(count))
     }
 
+    /// Takes over those of another.
+    pub fn append(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
+    }
+
     /// Notes one.
     pub fn push(&mut self, figure: f64) {
         self.0.push(figure);

@@ -35,6 +35,7 @@ impl Wire {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Self { stream, buffer: vec![0; 8192], filled: 0 })
     }
 
@@ -66,13 +67,18 @@ impl Wire {
         if self.filled == self.buffer.len() {
             self.buffer.resize(2 * self.filled, 0);
         }
-        match self.stream.read(&mut self.buffer[self.filled..]) {
-            Ok(0) => anyhow::bail!("the connection was closed"),
-            Ok(count) => self.filled += count,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-            Err(error) => return Err(error.into()),
+        loop {
+            match self.stream.read(&mut self.buffer[self.filled..]) {
+                Ok(0) => anyhow::bail!("the connection was closed"),
+                Ok(count) => {
+                    self.filled += count;
+                    return Ok(true);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
         }
-        Ok(true)
     }
 }
 

@@ -15,8 +15,8 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 
-/// How often in a row a future is polled before the scheduler has its turn again. A request takes three; and tokio's
-/// sockets wake a task that has done enough for one turn at once, for which another round here would do nothing.
+/// How often in a row a future is polled before the scheduler has its turn again. A request takes three; and for what
+/// tokio makes wait because it has done enough for one turn, another round here would do nothing.
 const MOST_POLLS: usize = 4;
 
 /// Nothing was noted since the last poll, which has ended.

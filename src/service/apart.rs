@@ -7,8 +7,8 @@
 //! connections are served by, and the connections. That runtime stands still while the thread waits for a slow peer, so
 //! what must not be left open meanwhile is ended before.
 //!
-//! Nor does it take a lock that hooks take: it would hold it until no other thread wants the processor. What it has to
-//! tell the cache is told on the service's runtime.
+//! Nor does it look into the cache, whose locks hooks take: it might hold one until no other thread wants the processor.
+//! What it has to tell the cache is told on the service's runtime.
 //!
 //! On SQLite there is one connection that writes, for all. The thread has the rank of the others there, and the service's
 //! runtime serves it: nobody waits for a connection that is on its way back.

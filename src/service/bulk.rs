@@ -100,14 +100,14 @@ impl Service {
     /// Parts what is new from what may be a change of what is there. What says nothing new is done with here, without
     /// a lock: a file that is imported again is read as fast as it was imported.
     async fn sort(
-        &self,
+        self: &Arc<Self>,
         database: &Database,
         items: Vec<Item>,
         outcomes: &mut [Option<Result<Outcome>>],
     ) -> Result<(Placed, Placed)> {
         let now = self.clock.now();
         let known = known(database, &items).await?;
-        let (mut seen, mut new, mut rest) = (HashSet::new(), Vec::new(), Vec::new());
+        let (mut seen, mut new, mut rest, mut found) = (HashSet::new(), Vec::new(), Vec::new(), Vec::new());
         for (place, item) in items.into_iter().enumerate() {
             let missing = known.missing(&item);
             if !missing.is_empty() {
@@ -126,10 +126,20 @@ impl Service {
             };
             match item.target.put(there.clone(), item.state.clone(), now) {
                 Ok(Put::Changed(_)) => rest.push((place, item)),
-                Ok(Put::Unchanged(_)) => outcomes[place] = Some(Ok(Outcome::Unchanged)),
-                Ok(Put::Outdated(_)) => outcomes[place] = Some(Ok(Outcome::Outdated)),
+                Ok(Put::Unchanged(_)) => {
+                    found.push(Touched::Subject(there.subject.clone()));
+                    outcomes[place] = Some(Ok(Outcome::Unchanged));
+                }
+                Ok(Put::Outdated(_)) => {
+                    found.push(Touched::Subject(there.subject.clone()));
+                    outcomes[place] = Some(Ok(Outcome::Outdated));
+                }
                 Err(error) => outcomes[place] = Some(Err(error)),
             }
+        }
+        if !found.is_empty() {
+            // Whoever wrote it may have got no answer, or another replica did: the cache may not know of it yet.
+            self.tell(&found).await;
         }
         Ok((new, rest))
     }
@@ -170,8 +180,6 @@ impl Service {
             Ok(_) if is_dry_run => bulk::undo(transaction).await,
             Ok(seqs) => {
                 self.commit(bulk::commit(transaction), seqs, touched).await?;
-                // The feed shows them now, and not with those of a whole second, which would be too many to name.
-                self.feed.look_soon();
             }
             // Somebody else recorded one of them, or took a scope out of the catalogue, since they were looked for.
             Err(store::Error::Duplicate(_) | store::Error::Reference(_)) => {

@@ -6,6 +6,7 @@
 
 use std::{
     fmt::Write as _,
+    panic::resume_unwind,
     pin::pin,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -328,8 +329,13 @@ impl Service {
         match apart::service_runtime() {
             Some(runtime) => {
                 let (service, touched) = (Arc::clone(self), touched.to_vec());
-                // A runtime that has ended serves nobody.
-                let _ = runtime.spawn(async move { service.tell_here(&touched).await }).await;
+                let told = runtime.spawn(async move { service.tell_here(&touched).await }).await;
+                // One that was cut off was so with its runtime, which serves nobody any more.
+                if let Err(error) = told
+                    && error.is_panic()
+                {
+                    resume_unwind(error.into_panic());
+                }
             }
             None => self.tell_here(touched).await,
         }
@@ -351,6 +357,10 @@ impl Service {
             }
         }
         self.feed.committed();
+        if touched.len() > 1 {
+            // The feed shows those of an import now, and not with others of a whole second, too many to name.
+            self.feed.look_soon();
+        }
     }
 }
 

@@ -166,8 +166,9 @@ async fn upload(address: SocketAddr, path: &Path) -> anyhow::Result<Value> {
     Ok(serde_json::from_str(body)?)
 }
 
-/// What hooks see when the server writes what was imported once more, in transactions as long, and nobody else has any
-/// part in it: what is left of their delay beside an import is the service's.
+/// What hooks see when the server writes what was imported once more, in transactions as long, and the service has no
+/// part in it. It is about as much work for the server: it reads the rows from its tables, waits for nobody, and checks no
+/// foreign keys.
 async fn beside_postgres(sql: &Sql, lines: u64, hooks: impl Fn() -> Load) -> anyhow::Result<Vec<Seen>> {
     sql.run(&format!(
         "CREATE SCHEMA again;

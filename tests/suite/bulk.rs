@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::support::{
-    ADMIN_CREDENTIALS, Answer, App, Backend, ByHand, Options, PATIENCE, eventually, on_both, path_of,
+    ADMIN_CREDENTIALS, Answer, App, Backend, ByHand, Options, PATIENCE, eventually, on_both, only_on, path_of,
 };
 
 const IMPORT: &str = "/v1/subscriptions/import";
@@ -337,5 +337,29 @@ on_both! {
         assert_eq!(answer.header("retry-after"), Some("1"));
         drop(first);
         import(&app, NDJSON, "", file(&[line("1", "u")])).await.expect(200);
+    }
+}
+
+only_on! { Postgres:
+    async fn what_a_file_says_once_more_is_known_from_the_answer_on(database) {
+        let app = database.app().await;
+        app.register("email").await;
+        // Whoever wrote it may have got no answer, and told nobody.
+        for (user, version, expected) in [("u", None, [0, 0, 1, 0, 0]), ("v", Some(7), [0, 0, 0, 1, 0])] {
+            let ended = json!("2026-02-01T00:00:00Z");
+            let open = line(user, user);
+            let open = version.map_or(open.clone(), |version| with(open, "sourceVersion", json!(version)));
+            let report = import(&app, NDJSON, "", file(&[with(open.clone(), "validUntil", ended)])).await.expect(200);
+            assert_eq!(counts(&report), [1, 0, 0, 0, 0], "{report}");
+            let removed = async || app.removed(Some(user), "c", &["email"]).await;
+            assert_eq!(removed().await, ["email"]);
+            let hand = ByHand::open(&database.url).await;
+            let undo = format!("UPDATE subscription SET valid_until = NULL WHERE subject_id = '{user}'");
+            assert_eq!(hand.run(&undo).await, 1);
+            assert_eq!(removed().await, ["email"], "what was not told is cached");
+            let report = import(&app, NDJSON, "", file(&[open])).await.expect(200);
+            assert_eq!(counts(&report), expected, "{report}");
+            assert!(removed().await.is_empty());
+        }
     }
 }

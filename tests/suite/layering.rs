@@ -422,6 +422,7 @@ fn one_noun_has_one_file_name_in_every_layer() {
                 "remembered",
                 "resource",
                 "router",
+                "selfwake",
                 "server",
                 "session",
                 "timeline",
