@@ -13,7 +13,7 @@
 //! On SQLite there is one connection that writes, for all. The thread has the rank of the others there, and the service's
 //! runtime serves it: nobody waits for a connection that is on its way back.
 
-use std::{cell::RefCell, io, sync::Arc, thread};
+use std::{cell::RefCell, io, panic::resume_unwind, sync::Arc, thread};
 
 use thread_priority::{
     NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
@@ -31,9 +31,20 @@ thread_local! {
     static SERVICE_RUNTIME: RefCell<Option<Handle>> = const { RefCell::new(None) };
 }
 
-/// The service's runtime, when this is a thread that has stepped back.
-pub fn service_runtime() -> Option<Handle> {
-    SERVICE_RUNTIME.with_borrow(Clone::clone)
+/// Whether this is a thread that has stepped back.
+pub fn has_stepped_back() -> bool {
+    SERVICE_RUNTIME.with_borrow(Option::is_some)
+}
+
+/// Does on the service's runtime what takes locks that hooks take, and waits for it.
+pub async fn on_service_runtime(work: impl Future<Output = ()> + Send + 'static) {
+    let Some(runtime) = SERVICE_RUNTIME.with_borrow(Clone::clone) else { return work.await };
+    // What was cut off was so with its runtime, which serves nobody any more.
+    if let Err(error) = runtime.spawn(work).await
+        && error.is_panic()
+    {
+        resume_unwind(error.into_panic());
+    }
 }
 
 /// A thread apart, with what it works with.

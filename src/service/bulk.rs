@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use super::{
-    Apart, BULK_TIMEOUT, Error, Expected, Origin, Result, Service, Touched,
+    Apart, BULK_TIMEOUT, Error, Expected, Origin, Result, Service, Touched, apart,
     subscription::{Batch, Outcome, Target, Write, apply_each, hold},
 };
 use crate::{
@@ -100,7 +100,7 @@ impl Service {
     /// Parts what is new from what may be a change of what is there. What says nothing new is done with here, without
     /// a lock: a file that is imported again is read as fast as it was imported.
     async fn sort(
-        self: &Arc<Self>,
+        &self,
         database: &Database,
         items: Vec<Item>,
         outcomes: &mut [Option<Result<Outcome>>],
@@ -127,19 +127,26 @@ impl Service {
             match item.target.put(there.clone(), item.state.clone(), now) {
                 Ok(Put::Changed(_)) => rest.push((place, item)),
                 Ok(Put::Unchanged(_)) => {
-                    found.push(Touched::Subject(there.subject.clone()));
+                    found.push(there.subject.clone());
                     outcomes[place] = Some(Ok(Outcome::Unchanged));
                 }
                 Ok(Put::Outdated(_)) => {
-                    found.push(Touched::Subject(there.subject.clone()));
+                    found.push(there.subject.clone());
                     outcomes[place] = Some(Ok(Outcome::Outdated));
                 }
                 Err(error) => outcomes[place] = Some(Err(error)),
             }
         }
         if !found.is_empty() {
-            // Whoever wrote it may have got no answer, or another replica did: the cache may not know of it yet.
-            self.tell(&found).await;
+            // Whoever wrote it may have got no answer, or another replica did: the cache may not know of it yet. Others
+            // need not be told, for nothing was written.
+            let facts = Arc::clone(&self.facts);
+            let refresh = async move {
+                for subject in &found {
+                    facts.changed(subject);
+                }
+            };
+            apart::on_service_runtime(refresh).await;
         }
         Ok((new, rest))
     }

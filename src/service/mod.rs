@@ -6,7 +6,6 @@
 
 use std::{
     fmt::Write as _,
-    panic::resume_unwind,
     pin::pin,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -326,18 +325,11 @@ impl Service {
 
     /// Tells the cache, and other replicas soon, of what was committed.
     async fn tell(self: &Arc<Self>, touched: &[Touched]) {
-        match apart::service_runtime() {
-            Some(runtime) => {
-                let (service, touched) = (Arc::clone(self), touched.to_vec());
-                let told = runtime.spawn(async move { service.tell_here(&touched).await }).await;
-                // One that was cut off was so with its runtime, which serves nobody any more.
-                if let Err(error) = told
-                    && error.is_panic()
-                {
-                    resume_unwind(error.into_panic());
-                }
-            }
-            None => self.tell_here(touched).await,
+        if apart::has_stepped_back() {
+            let (service, touched) = (Arc::clone(self), touched.to_vec());
+            apart::on_service_runtime(async move { service.tell_here(&touched).await }).await;
+        } else {
+            self.tell_here(touched).await;
         }
     }
 
