@@ -26,6 +26,7 @@ use crate::{
     domain::{claims::ClaimsPrefix, subject},
     service::{
         bulk::Item,
+        give_way,
         subscription::{NewSubscription, Target},
     },
 };
@@ -281,6 +282,7 @@ struct Gatherer<S> {
 impl<S: FnMut(Chunk) -> bool> Gatherer<S> {
     /// Adds a line; false when nobody takes lines any more.
     fn add(&mut self, line: Line, bytes: usize, bytes_read: u64) -> bool {
+        give_way();
         self.bytes += bytes;
         self.chunk.lines.push(line);
         self.chunk.bytes_read = bytes_read;
@@ -537,6 +539,7 @@ impl Encoder {
         match self.format {
             Format::Ndjson => {
                 for subscription in subscriptions {
+                    give_way();
                     // Strings and numbers always can be written.
                     if serde_json::to_writer(&mut bytes, &subscription).is_ok() {
                         bytes.push(b'\n');
@@ -550,6 +553,7 @@ impl Encoder {
                     let _ = writer.write_record(COLUMNS);
                 }
                 for subscription in subscriptions {
+                    give_way();
                     let _ = writer.write_record(subscription.columns());
                 }
                 let _ = writer.flush();

@@ -36,6 +36,16 @@ pub fn has_stepped_back() -> bool {
     SERVICE_RUNTIME.with_borrow(Option::is_some)
 }
 
+/// Lets others go first that want the processor, where the present thread has stepped back. Its rank alone does not see to
+/// that: a thread that is interrupted while it answers a hook waits for its turn again, and the system may give the next
+/// one to the thread that had the least so far, for as long as that computes. So what computes for long calls this every
+/// few microseconds.
+pub fn give_way() {
+    if has_stepped_back() {
+        thread::yield_now();
+    }
+}
+
 /// Does on the service's runtime what takes locks that hooks take, and waits for it.
 pub async fn on_service_runtime(work: impl Future<Output = ()> + Send + 'static) {
     let Some(runtime) = SERVICE_RUNTIME.with_borrow(Clone::clone) else { return work.await };

@@ -109,6 +109,7 @@ impl Service {
         let known = known(database, &items).await?;
         let (mut seen, mut new, mut rest, mut found) = (HashSet::new(), Vec::new(), Vec::new(), Vec::new());
         for (place, item) in items.into_iter().enumerate() {
+            apart::give_way();
             let missing = known.missing(&item);
             if !missing.is_empty() {
                 outcomes[place] = Some(Err(Error::UnknownScopes(missing)));
@@ -166,21 +167,21 @@ impl Service {
         }
         let Some(mut transaction) = bulk::begin(database).await? else { return Ok(new) };
         let now = self.clock.now();
-        let (mut subscriptions, mut placed) = (Vec::with_capacity(new.len()), Vec::with_capacity(new.len()));
+        let (mut rows, mut touched, mut placed) = (Rows::default(), Vec::new(), Vec::with_capacity(new.len()));
         for (place, item) in new {
+            apart::give_way();
             match item.target.clone().recorded(item.state.clone(), now) {
                 Ok(subscription) => {
-                    subscriptions.push(subscription);
+                    rows.push(&subscription);
+                    touched.push(Touched::Subject(subscription.subject));
                     placed.push((place, item));
                 }
                 Err(error) => outcomes[place] = Some(Err(error)),
             }
         }
-        if subscriptions.is_empty() {
+        if placed.is_empty() {
             return Ok(Vec::new());
         }
-        let touched = subscriptions.iter().map(|subscription| Touched::Subject(subscription.subject.clone())).collect();
-        let rows = Rows::of(&subscriptions);
         let Origin { actor, request_id, .. } = origin;
         let recording = Recording { at: now, actor, request_id, action: "put" };
         match bulk::insert(&mut transaction, rows, recording).await {

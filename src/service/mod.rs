@@ -48,7 +48,7 @@ pub mod subscription;
 pub mod token;
 pub mod trace;
 
-pub use apart::Apart;
+pub use apart::{Apart, give_way};
 use cache::{
     Ages, Breaker, CatalogueCache, FactsCache, Found, Ground, TRUST_FOR, TokenCache, Trust, catalogue_cache,
     token_cache,

@@ -71,45 +71,40 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// The rows of these subscriptions, all of them new.
-    #[must_use]
-    pub fn of(subscriptions: &[Subscription]) -> Self {
-        let mut rows = Self::default();
-        for subscription in subscriptions {
-            // Taken apart field by field, so that a field added to the domain cannot be forgotten here.
-            let Subscription {
-                id,
-                subject,
-                scopes,
-                life,
-                external,
-                claims,
-                version: _,
-                created_at: _,
-                updated_at: _,
-                deleted_at: _,
-            } = subscription;
-            rows.ids.push(*id);
-            rows.kinds.push(subject.kind.as_str());
-            rows.subjects.push(subject.id.as_str().to_owned());
-            rows.valid_from.push(life.term.window().from());
-            rows.valid_until.push(life.term.window().until());
-            rows.grace_until.push(life.term.grace_until());
-            rows.paused_from.push(life.pause.map(|pause| pause.from()));
-            rows.paused_until.push(life.pause.and_then(|pause| pause.until()));
-            rows.canceled_at.push(life.canceled_at);
-            rows.claims.push(claims_column(claims));
-            rows.sources.push(external.as_ref().map(|external| external.key.source.as_str().to_owned()));
-            rows.external_ids.push(external.as_ref().map(|external| external.key.id.as_str().to_owned()));
-            let version = external.as_ref().and_then(|external| external.version);
-            rows.source_versions.push(version.map(SourceVersion::get));
-            for scope in scopes.as_slice() {
-                rows.naming.push(*id);
-                rows.scopes.push(scope.as_str().to_owned());
-            }
-            rows.images.push(image::of_subscription(subscription));
+    /// Adds the rows of a new subscription.
+    pub fn push(&mut self, subscription: &Subscription) {
+        // Taken apart field by field, so that a field added to the domain cannot be forgotten here.
+        let Subscription {
+            id,
+            subject,
+            scopes,
+            life,
+            external,
+            claims,
+            version: _,
+            created_at: _,
+            updated_at: _,
+            deleted_at: _,
+        } = subscription;
+        self.ids.push(*id);
+        self.kinds.push(subject.kind.as_str());
+        self.subjects.push(subject.id.as_str().to_owned());
+        self.valid_from.push(life.term.window().from());
+        self.valid_until.push(life.term.window().until());
+        self.grace_until.push(life.term.grace_until());
+        self.paused_from.push(life.pause.map(|pause| pause.from()));
+        self.paused_until.push(life.pause.and_then(|pause| pause.until()));
+        self.canceled_at.push(life.canceled_at);
+        self.claims.push(claims_column(claims));
+        self.sources.push(external.as_ref().map(|external| external.key.source.as_str().to_owned()));
+        self.external_ids.push(external.as_ref().map(|external| external.key.id.as_str().to_owned()));
+        let version = external.as_ref().and_then(|external| external.version);
+        self.source_versions.push(version.map(SourceVersion::get));
+        for scope in scopes.as_slice() {
+            self.naming.push(*id);
+            self.scopes.push(scope.as_str().to_owned());
         }
-        rows
+        self.images.push(image::of_subscription(subscription));
     }
 }
 
