@@ -2,7 +2,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::sync::OwnedSemaphorePermit;
@@ -41,6 +44,8 @@ pub struct Item {
 pub struct Import {
     origin: Origin,
     is_dry_run: bool,
+    /// Whether all of the chunk before was new, so that this one is taken to be.
+    expects_new: AtomicBool,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -56,7 +61,7 @@ impl Service {
     /// it from the hooks.
     pub fn begin_import(&self, origin: Origin, is_dry_run: bool) -> Result<Import> {
         let permit = Arc::clone(&self.imports).try_acquire_owned().map_err(|_| Error::ImportUnderWay)?;
-        Ok(Import { origin, is_dry_run, _permit: permit })
+        Ok(Import { origin, is_dry_run, expects_new: AtomicBool::new(false), _permit: permit })
     }
 
     /// Begins an export, which goes on for as long as what is given back lives.
@@ -82,16 +87,28 @@ impl Service {
         apart: &Apart,
         items: Vec<Item>,
     ) -> Result<Vec<Result<Outcome>>> {
-        let Import { origin, is_dry_run, _permit: _ } = import;
-        let database = &apart.database;
+        let Import { origin, is_dry_run, expects_new, _permit: _ } = import;
+        let (database, is_dry_run) = (&apart.database, *is_dry_run);
         let importing = async {
             let mut outcomes: Vec<Option<Result<Outcome>>> = Vec::new();
             outcomes.resize_with(items.len(), || None);
-            let (new, mut rest) = self.sort(database, items, &mut outcomes).await?;
-            rest.extend(self.import_new(database, origin, *is_dry_run, new, &mut outcomes).await?);
+            let (mut unsorted, mut rest): (Placed, Placed) = (items.into_iter().enumerate().collect(), Vec::new());
+            // Most files are new from some line on: what the database knows is not looked for in vain then.
+            if expects_new.load(Ordering::Relaxed) {
+                let (first, again) = first_of_each(unsorted);
+                rest = again;
+                unsorted = self.import_new(database, origin, is_dry_run, first, &mut outcomes).await?;
+            }
+            if !unsorted.is_empty() {
+                let count = unsorted.len();
+                let (new, known) = self.sort(database, unsorted, &mut outcomes).await?;
+                expects_new.store(bulk::is_for(database) && new.len() == count, Ordering::Relaxed);
+                rest.extend(known);
+                rest.extend(self.import_new(database, origin, is_dry_run, new, &mut outcomes).await?);
+            }
             // What comes twice comes in its order.
             rest.sort_by_key(|(place, _)| *place);
-            self.import_rest(database, origin, *is_dry_run, rest, &mut outcomes).await?;
+            self.import_rest(database, origin, is_dry_run, rest, &mut outcomes).await?;
             Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or(Ok(Outcome::Unchanged))).collect())
         };
         tokio::time::timeout(BULK_TIMEOUT, importing).await.unwrap_or(Err(Error::TimedOut))
@@ -102,26 +119,25 @@ impl Service {
     async fn sort(
         &self,
         database: &Database,
-        items: Vec<Item>,
+        items: Placed,
         outcomes: &mut [Option<Result<Outcome>>],
     ) -> Result<(Placed, Placed)> {
         let now = self.clock.now();
         let known = known(database, &items).await?;
-        let (mut seen, mut new, mut rest, mut found) = (HashSet::new(), Vec::new(), Vec::new(), Vec::new());
-        for (place, item) in items.into_iter().enumerate() {
-            apart::give_way();
+        let (mut fit, mut found) = (Vec::with_capacity(items.len()), Vec::new());
+        for (place, item) in items {
             let missing = known.missing(&item);
-            if !missing.is_empty() {
+            if missing.is_empty() {
+                fit.push((place, item));
+            } else {
                 outcomes[place] = Some(Err(Error::UnknownScopes(missing)));
-                continue;
             }
-            let name = name(&item.target);
-            let there = known.subscriptions.get(&name);
-            if !seen.insert(name) {
-                rest.push((place, item));
-                continue;
-            }
-            let Some(there) = there else {
+        }
+        let (first, mut rest) = first_of_each(fit);
+        let mut new = Vec::new();
+        for (place, item) in first {
+            apart::give_way();
+            let Some(there) = known.subscriptions.get(&name(&item.target)) else {
                 new.push((place, item));
                 continue;
             };
@@ -236,15 +252,15 @@ impl Service {
 }
 
 /// What the database knows of a chunk.
-async fn known(database: &Database, items: &[Item]) -> Result<Known> {
+async fn known(database: &Database, items: &[(usize, Item)]) -> Result<Known> {
     let (mut keys, mut ids) = (Vec::new(), Vec::new());
-    for item in items {
+    for (_, item) in items {
         match &item.target {
             Target::External(External { key, .. }) => keys.push(key),
             Target::Id { id, .. } => ids.push(*id),
         }
     }
-    let scopes: HashSet<&Scope> = items.iter().flat_map(|item| item.state.scopes.as_slice()).collect();
+    let scopes: HashSet<&Scope> = items.iter().flat_map(|(_, item)| item.state.scopes.as_slice()).collect();
     let scopes: Vec<Scope> = scopes.into_iter().cloned().collect();
     let reading = database.begin_reading().await?;
     let missing = store::catalogue::missing(&reading, &scopes).await?;
@@ -277,6 +293,15 @@ impl Known {
     fn missing(&self, item: &Item) -> Vec<Scope> {
         item.state.scopes.as_slice().iter().filter(|scope| self.missing.contains(*scope)).cloned().collect()
     }
+}
+
+/// Parts the first item of each subscription from those that name it again.
+fn first_of_each(items: Placed) -> (Placed, Placed) {
+    let mut seen = HashSet::with_capacity(items.len());
+    items.into_iter().partition(|(_, item)| {
+        apart::give_way();
+        seen.insert(name(&item.target))
+    })
 }
 
 fn name(target: &Target) -> Name {

@@ -108,13 +108,19 @@ impl Rows {
     }
 }
 
+/// Whether a database is one that takes many rows at once.
+#[must_use]
+pub fn is_for(database: &Database) -> bool {
+    database.backend() == DbBackend::Postgres
+}
+
 /// Begins a transaction for many rows; none on SQLite.
 ///
 /// # Errors
 ///
 /// [`Error::Unavailable`] when no connection is to be had.
 pub async fn begin(database: &Database) -> Result<Option<BulkTransaction>> {
-    if database.backend() != DbBackend::Postgres {
+    if !is_for(database) {
         return Ok(None);
     }
     Ok(Some(database.writers().get_postgres_connection_pool().begin().await?))

@@ -1,6 +1,6 @@
 //! Files of subscriptions: imported line by line, and exported so that they can be imported.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde_json::{Value, json};
 use tokio::{
@@ -16,6 +16,8 @@ const IMPORT: &str = "/v1/subscriptions/import";
 const EXPORT: &str = "/v1/subscriptions/export";
 const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
 const CSV: (&str, &str) = ("content-type", "text/csv");
+/// Lines that are written in one transaction.
+const CHUNK: usize = 250;
 const CHANGES: &str = "SELECT count(*) FROM change WHERE noun = 'subscription'";
 
 fn line(id: &str, user: &str) -> Value {
@@ -95,6 +97,63 @@ on_both! {
         let history = app.walk(&format!("{}/history", path_of(&found))).await;
         assert_eq!((&history[0]["action"], &history[0]["subscription"]["after"]), (&json!("put"), &found));
         assert_eq!((history.len(), history[0]["subscription"].get("before")), (1, None));
+    }
+
+    async fn what_is_new_and_what_is_known_may_come_in_any_order(database) {
+        let app = database.app().await;
+        app.register("email").await;
+        // As many lines as are written at once, and what is wrong, known or said twice among them: in the first and in a
+        // later one of several that are new, in each of two one after the other, and after that.
+        let mut lines: Vec<Value> = (0..CHUNK * 9)
+            .map(|number| with(line(&number.to_string(), &format!("u{number}")), "sourceVersion", json!(1)))
+            .collect();
+        let newer = |of: usize, version: i64| {
+            let line = with(line(&of.to_string(), &format!("u{of}")), "sourceVersion", json!(version));
+            with(line, "validUntil", json!(format!("20{}-01-01T00:00:00Z", 30 + version)))
+        };
+        lines[CHUNK * 2 + 100] = newer(CHUNK * 2 + 50, 2);
+        lines[CHUNK * 2 + 150] = newer(CHUNK * 2 + 50, 4);
+        lines[CHUNK * 2 + 200] = newer(CHUNK * 2 + 50, 3);
+        lines[CHUNK * 4] = newer(7, 2);
+        lines[CHUNK * 4 + 1] = newer(7, 1);
+        lines[CHUNK * 5 + 1] = newer(7, 3);
+        lines[CHUNK * 5 + 2] = newer(CHUNK * 5 + 3, 2);
+        lines[CHUNK * 7] = with(lines[CHUNK * 7].clone(), "scopes", json!(["never-registered"]));
+        lines[CHUNK * 8 + 9] = newer(CHUNK * 2 + 50, 5);
+        lines[CHUNK * 8 + 10] = with(newer(CHUNK * 8 + 11, 2), "scopes", json!(["never-registered"]));
+
+        let mut kept: BTreeMap<String, &Value> = BTreeMap::new();
+        let [mut created, mut changed, mut outdated, mut refused] = [0; 4];
+        for line in &lines {
+            let name = line["externalId"].to_string();
+            let version = |line: &Value| line["sourceVersion"].as_i64();
+            let count = if line["scopes"] != json!(["email"]) {
+                &mut refused
+            } else if kept.get(&name).is_none_or(|there| version(there) < version(line)) {
+                if kept.insert(name, line).is_none() { &mut created } else { &mut changed }
+            } else {
+                &mut outdated
+            };
+            *count += 1;
+        }
+        assert_eq!((changed, outdated, refused), (5, 3, 2));
+        for query in ["?dryRun=true", ""] {
+            let report = import(&app, NDJSON, query, file(&lines)).await.expect(200);
+            let counted = counts(&report);
+            assert_eq!(problems(&report).len(), 2, "{report}");
+            if query.is_empty() {
+                assert_eq!(counted, [created, changed, 0, outdated, refused], "{report}");
+            }
+        }
+        let there = told(app.walk("/v1/subscriptions").await);
+        assert_eq!(there.len(), kept.len());
+        for (there, line) in there.iter().zip(kept.values()) {
+            for name in ["externalId", "sourceVersion", "subject", "validUntil"] {
+                assert_eq!(there[name], line[name], "{line}");
+            }
+        }
+        let again = import(&app, NDJSON, "", file(&lines)).await.expect(200);
+        assert_eq!(counts(&again), [0, 0, 0, i64::try_from(lines.len()).expect("few") - 2, 2], "{again}");
     }
 
     async fn every_member_of_a_line_is_kept_in_either_format_and_comes_out_again(database) {
