@@ -356,8 +356,7 @@ pub fn output(program: &Path, arguments: &[&str]) -> anyhow::Result<String> {
 }
 
 /// The server of a database on a processor of its own, as if it had a machine of its own, until this is dropped. This
-/// process shares it and goes before the server, as if those who ask were far away: what they see is not how long they
-/// wait for their own turn. What it started before keeps the other processors.
+/// process and what it starts have the others.
 #[derive(Debug)]
 pub struct Apart {
     others: String,
@@ -384,10 +383,22 @@ impl Apart {
         Ok(apart)
     }
 
-    /// Parts this process from what it has started, too.
-    pub fn client(&mut self) -> anyhow::Result<()> {
-        self.pin(std::process::id(), "0")?;
-        rank(&["--fifo", "--reset-on-fork"], 1)
+    /// Lets the threads that this process has by now go before all else, as if those who ask had a machine of their own,
+    /// and of the server the sessions that the service has by now, as if it had processors to spare for them.
+    pub async fn rank(sql: &database::Sql) -> anyhow::Result<()> {
+        rank(std::process::id(), &["--fifo", "--reset-on-fork"], 1)?;
+        let sessions = "SELECT string_agg(pid::text, ' ') FROM pg_stat_activity
+            WHERE application_name = 'tollgate' AND datname = current_database()";
+        let sessions = sql.text(sessions).await?;
+        // They end with the service.
+        sessions.split_whitespace().try_for_each(|session| rank(session.parse()?, &["--fifo"], 1))
+    }
+
+    /// Lets the present thread, a new one without a rank, share the processor with the server of the database.
+    pub fn beside_server() -> anyhow::Result<()> {
+        let link = fs::read_link("/proc/thread-self").context("/proc/thread-self")?;
+        let thread = link.file_name().and_then(|name| name.to_str()).context("the number of this thread")?;
+        output(Path::new("taskset"), &["-c", "-p", "0", thread]).map(|_| ())
     }
 
     /// Runs a program to its end where neither the server nor this process runs, and gives back what it printed.
@@ -412,9 +423,9 @@ fn pin(process: u32, processors: &str) -> anyhow::Result<()> {
     output(Path::new("taskset"), &["-a", "-c", "-p", processors, &process.to_string()]).map(|_| ())
 }
 
-/// Gives all threads of this process a rank before the system.
-fn rank(policy: &[&str], priority: u8) -> anyhow::Result<()> {
-    let (priority, process) = (priority.to_string(), std::process::id().to_string());
+/// Gives all threads of a process a rank before the system.
+fn rank(process: u32, policy: &[&str], priority: u8) -> anyhow::Result<()> {
+    let (priority, process) = (priority.to_string(), process.to_string());
     output(Path::new("chrt"), &[policy, &["--all-tasks", "--pid", &priority, &process]].concat()).map(|_| ())
 }
 
@@ -430,7 +441,7 @@ pub fn burn(processor: &str, time: Duration) -> anyhow::Result<()> {
 impl Drop for Apart {
     fn drop(&mut self) {
         // A rank that was not given is not missed.
-        let _ = rank(&["--other"], 0);
+        let _ = rank(std::process::id(), &["--other"], 0);
         for (process, processors) in &self.before {
             // One that has ended meanwhile runs nowhere.
             let _ = pin(*process, processors);

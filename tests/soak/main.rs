@@ -113,7 +113,7 @@ fn rows() -> Vec<Row> {
         Row::new(
             "IMPORT",
             "a million subscriptions are imported, Postgres",
-            "at least half as fast as COPY into the same tables; bounded memory; hook p99 less than twice as long",
+            "at least half as fast as COPY into the same tables; bounded memory; hook p99 less than twice as long, cached or not",
             import::million,
         ),
         Row::new(
