@@ -92,23 +92,23 @@ impl Service {
         let importing = async {
             let mut outcomes: Vec<Option<Result<Outcome>>> = Vec::new();
             outcomes.resize_with(items.len(), || None);
-            let (mut unsorted, mut rest): (Placed, Placed) = (items.into_iter().enumerate().collect(), Vec::new());
+            let mut unsorted: Placed = items.into_iter().enumerate().collect();
             // Most files are new from some line on: what the database knows is not looked for in vain then.
             if expects_new.load(Ordering::Relaxed) {
                 let (first, again) = first_of_each(unsorted);
-                rest = again;
                 unsorted = self.import_new(database, origin, is_dry_run, first, &mut outcomes).await?;
+                unsorted.extend(again);
+                unsorted.sort_by_key(|(place, _)| *place);
             }
             if !unsorted.is_empty() {
                 let count = unsorted.len();
-                let (new, known) = self.sort(database, unsorted, &mut outcomes).await?;
+                let (new, mut rest) = self.sort(database, unsorted, &mut outcomes).await?;
                 expects_new.store(bulk::is_for(database) && new.len() == count, Ordering::Relaxed);
-                rest.extend(known);
                 rest.extend(self.import_new(database, origin, is_dry_run, new, &mut outcomes).await?);
+                // What comes twice comes in its order.
+                rest.sort_by_key(|(place, _)| *place);
+                self.import_rest(database, origin, is_dry_run, rest, &mut outcomes).await?;
             }
-            // What comes twice comes in its order.
-            rest.sort_by_key(|(place, _)| *place);
-            self.import_rest(database, origin, is_dry_run, rest, &mut outcomes).await?;
             Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or(Ok(Outcome::Unchanged))).collect())
         };
         tokio::time::timeout(BULK_TIMEOUT, importing).await.unwrap_or(Err(Error::TimedOut))
@@ -135,14 +135,24 @@ impl Service {
         }
         let (first, mut rest) = first_of_each(fit);
         let mut new = Vec::new();
+        // One that has an external id may be named by its id, too, and what is said first counts first.
+        let mut changing: HashSet<Uuid> =
+            rest.iter().filter_map(|(_, item)| known.subscription(item)).map(|there| there.id).collect();
         for (place, item) in first {
             apart::give_way();
-            let Some(there) = known.subscriptions.get(&name(&item.target)) else {
+            let Some(there) = known.subscription(&item) else {
                 new.push((place, item));
                 continue;
             };
+            if changing.contains(&there.id) {
+                rest.push((place, item));
+                continue;
+            }
             match item.target.put(there.clone(), item.state.clone(), now) {
-                Ok(Put::Changed(_)) => rest.push((place, item)),
+                Ok(Put::Changed(_)) => {
+                    changing.insert(there.id);
+                    rest.push((place, item));
+                }
                 Ok(Put::Unchanged(_)) => {
                     found.push(there.subject.clone());
                     outcomes[place] = Some(Ok(Outcome::Unchanged));
@@ -168,8 +178,9 @@ impl Service {
         Ok((new, rest))
     }
 
-    /// Records what is new of a chunk, all at once. Gives back what is to be recorded one by one: all of it where the
-    /// database knows some of it by now, and on SQLite.
+    /// Records what is new of a chunk, all at once, and gives back what it did not record: what could not be, were it
+    /// new; all of it where the database does not take it, because it knows some of it or not a scope, or because
+    /// somebody else is at it; and on SQLite.
     async fn import_new(
         self: &Arc<Self>,
         database: &Database,
@@ -178,44 +189,44 @@ impl Service {
         new: Placed,
         outcomes: &mut [Option<Result<Outcome>>],
     ) -> Result<Placed> {
-        if new.is_empty() {
+        if !bulk::is_for(database) {
             return Ok(new);
         }
-        let Some(mut transaction) = bulk::begin(database).await? else { return Ok(new) };
         let now = self.clock.now();
-        let (mut rows, mut touched, mut placed) = (Rows::default(), Vec::new(), Vec::with_capacity(new.len()));
+        let (mut rows, mut touched) = (Rows::default(), Vec::with_capacity(new.len()));
+        let (mut taken, mut left): (Placed, Placed) = (Vec::with_capacity(new.len()), Vec::new());
         for (place, item) in new {
             apart::give_way();
-            match item.target.clone().recorded(item.state.clone(), now) {
-                Ok(subscription) => {
-                    rows.push(&subscription);
-                    touched.push(Touched::Subject(subscription.subject));
-                    placed.push((place, item));
-                }
-                Err(error) => outcomes[place] = Some(Err(error)),
+            if let Ok(subscription) = item.target.clone().recorded(item.state.clone(), now) {
+                rows.push(&subscription);
+                touched.push(Touched::Subject(subscription.subject));
+                taken.push((place, item));
+            } else {
+                left.push((place, item));
             }
         }
-        if placed.is_empty() {
-            return Ok(Vec::new());
+        if taken.is_empty() {
+            return Ok(left);
         }
         let Origin { actor, request_id, .. } = origin;
         let recording = Recording { at: now, actor, request_id, action: "put" };
+        let mut transaction = bulk::begin(database).await?;
         match bulk::insert(&mut transaction, rows, recording).await {
             Ok(_) if is_dry_run => bulk::undo(transaction).await,
             Ok(seqs) => {
                 self.commit(bulk::commit(transaction), seqs, touched).await?;
             }
-            // Somebody else recorded one of them, or took a scope out of the catalogue, since they were looked for.
-            Err(store::Error::Duplicate(_) | store::Error::Reference(_)) => {
+            Err(error) => {
+                tracing::debug!(%error, "a chunk of an import is not all new");
                 bulk::undo(transaction).await;
-                return Ok(placed);
+                left.extend(taken);
+                return Ok(left);
             }
-            Err(error) => return Err(error.into()),
         }
-        for (place, _) in placed {
+        for (place, _) in taken {
             outcomes[place] = Some(Ok(Outcome::Created));
         }
-        Ok(Vec::new())
+        Ok(left)
     }
 
     /// Records the rest of a chunk, one by one.
@@ -289,6 +300,11 @@ struct Known {
 type Name = (Option<ExternalKey>, Option<Uuid>);
 
 impl Known {
+    /// The subscription that an item names, if it is known.
+    fn subscription(&self, item: &Item) -> Option<&Subscription> {
+        self.subscriptions.get(&name(&item.target))
+    }
+
     /// The scopes that an item names and the catalogue does not have.
     fn missing(&self, item: &Item) -> Vec<Scope> {
         item.state.scopes.as_slice().iter().filter(|scope| self.missing.contains(*scope)).cloned().collect()

@@ -18,6 +18,10 @@ use super::{
 };
 use crate::domain::{external::SourceVersion, subscription::Subscription};
 
+/// It waits for nobody as long as it takes Postgres to look for a deadlock (`deadlock_timeout`, a second by default): of
+/// two that wait for each other's rows it is this one that gives up.
+const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '500ms'";
+
 const SUBSCRIPTIONS: &str = "
 INSERT INTO subscription (id, subject_type, subject_id, valid_from, valid_until, grace_until, paused_from, paused_until,
     canceled_at, claims, source, external_id, source_version, version, created_at, updated_at)
@@ -114,16 +118,13 @@ pub fn is_for(database: &Database) -> bool {
     database.backend() == DbBackend::Postgres
 }
 
-/// Begins a transaction for many rows; none on SQLite.
+/// Begins a transaction for many rows, in a database that is one for it.
 ///
 /// # Errors
 ///
 /// [`Error::Unavailable`] when no connection is to be had.
-pub async fn begin(database: &Database) -> Result<Option<BulkTransaction>> {
-    if !is_for(database) {
-        return Ok(None);
-    }
-    Ok(Some(database.writers().get_postgres_connection_pool().begin().await?))
+pub async fn begin(database: &Database) -> Result<BulkTransaction> {
+    Ok(database.writers().get_postgres_connection_pool().begin_with(BEGIN).await?)
 }
 
 /// Commits such a transaction.
