@@ -401,7 +401,7 @@ impl Apart {
         output(Path::new("taskset"), &["-c", "-p", "0", thread]).map(|_| ())
     }
 
-    /// Runs a program to its end where neither the server nor this process runs, and gives back what it printed.
+    /// Runs a program to its end where the server does not run, and gives back what it printed.
     pub fn output(&self, program: &Path, arguments: &[&str]) -> anyhow::Result<String> {
         let program = program.to_str().context("a path that is text")?;
         output(Path::new("taskset"), &[&["-c", &self.others, program], arguments].concat())
@@ -427,15 +427,6 @@ fn pin(process: u32, processors: &str) -> anyhow::Result<()> {
 fn rank(process: u32, policy: &[&str], priority: u8) -> anyhow::Result<()> {
     let (priority, process) = (priority.to_string(), process.to_string());
     output(Path::new("chrt"), &[policy, &["--all-tasks", "--pid", &priority, &process]].concat()).map(|_| ())
-}
-
-/// Keeps a processor busy with nothing, and waits for the end of that.
-pub fn burn(processor: &str, time: Duration) -> anyhow::Result<()> {
-    let loops = ["-c", processor, "timeout", &time.as_secs().to_string(), "sh", "-c", "while :; do :; done"];
-    let status = Command::new("taskset").args(loops).stdin(Stdio::null()).status().context("taskset")?;
-    // What `timeout` answers when it had to end it.
-    anyhow::ensure!(status.code() == Some(124), "the loop ended by itself: {status}");
-    Ok(())
 }
 
 impl Drop for Apart {

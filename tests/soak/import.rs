@@ -85,7 +85,7 @@ pub async fn million(ground: Arc<Ground>) -> anyhow::Result<Report> {
     let url = ground.database().await?;
     // So that what hooks notice is Tollgate's doing: a server that is as busy as this one shares no processor with a
     // service in production, nor with who asks, and the two that a small machine has are both taken by any COPY.
-    let mut apart = harness::Apart::server(&Sql::connect(&url).await?).await;
+    let apart = harness::Apart::server(&Sql::connect(&url).await?).await;
     let (tollgate, _) = Launch::new(&folder, &url)?.with("TOLLGATE_MAX_AGE", "1h").start_ready().await?;
     let (caller, sql) = (tollgate.caller(), Sql::connect(&url).await?);
     caller.register(SCOPE).await?;
@@ -99,23 +99,11 @@ pub async fn million(ground: Arc<Ground>) -> anyhow::Result<Report> {
     let warming = hooks();
     tokio::time::sleep(Duration::from_secs(5)).await;
     warming.end().await?;
-    if apart.is_ok()
-        && let Err(error) = harness::Apart::rank(&sql).await
-    {
-        apart = Err(error);
-    }
+    let ranked = if apart.is_ok() { harness::Apart::rank(&sql).await } else { Ok(()) };
     let apart = Arc::new(apart);
     let load = hooks();
     tokio::time::sleep(ground.pick(ALONE, ALONE / 4)).await;
     let alone = load.end().await?;
-
-    let mut beside_a_loop = None;
-    if apart.is_ok() {
-        let load = hooks();
-        let busy = ground.pick(ALONE, ALONE / 4);
-        tokio::task::spawn_blocking(move || harness::burn("0", busy)).await??;
-        beside_a_loop = Some(load.end().await?);
-    }
 
     let (before_kb, _) = tollgate.resident()?;
     let load = hooks();
@@ -133,9 +121,12 @@ pub async fn million(ground: Arc<Ground>) -> anyhow::Result<Report> {
     let beside_postgres = beside_postgres(&sql, lines, hooks).await?;
     let copied_in = copy(&ground, &folder, &url, &apart).await?;
     let mut report = Report::default();
-    report.figure(match &*apart {
-        Ok(_) => "the service on a processor of its own".to_owned(),
-        Err(reason) => format!("all on the same processors ({reason:#})"),
+    report.figure(match (&*apart, ranked) {
+        (Ok(_), Ok(())) => {
+            "the service on a processor of its own, the sessions of hooks first on the database's".to_owned()
+        }
+        (Ok(_), Err(reason)) => format!("the service on a processor of its own, nobody first ({reason:#})"),
+        (Err(reason), _) => format!("all on the same processors ({reason:#})"),
     });
     let (import_rate, copy_rate) = (rate(lines, imported_in), rate(lines, copied_in));
     report.figure(format!(
@@ -147,9 +138,6 @@ pub async fn million(ground: Arc<Ground>) -> anyhow::Result<Report> {
     report.figure(format!("again, nothing new: {:.0}/s", rate(lines, again_in)));
     report.figure(format!("memory {} MB before, {} MB at most", before_kb / 1024, most_kb / 1024));
     report.figure(format!("hooks alone: {}", alone.told()));
-    if let Some(seen) = &beside_a_loop {
-        report.figure(format!("hooks beside an empty loop on the database's processor: {}", seen.told()));
-    }
     report.figure(format!("hooks beside it: {}", beside.told()));
     report.figure(format!("hooks beside Postgres that writes the same rows by itself: {}", beside_postgres.told()));
     for ((kind, alone), (_, beside)) in alone.both().into_iter().zip(beside.both()) {
@@ -158,8 +146,8 @@ pub async fn million(ground: Arc<Ground>) -> anyhow::Result<Report> {
         report.figure(format!("p99 of {kind} ones beside it : alone {ratio:.2}"));
         report.require(ratio < 2.0, format!("p99 of {kind} hooks less than twice as long beside it"));
     }
-    let parts = [Some(&alone), beside_a_loop.as_ref(), Some(&beside), Some(&beside_postgres)];
-    let all: Vec<&Vec<Seen>> = parts.into_iter().flatten().flat_map(|part| part.both().map(|(_, seen)| seen)).collect();
+    let all: Vec<&Vec<Seen>> =
+        [&alone, &beside, &beside_postgres].into_iter().flat_map(|part| part.both().map(|(_, seen)| seen)).collect();
     let not_ok: usize = all.iter().map(|seen| count_not_ok(seen)).sum();
     if not_ok > 0 {
         let first: String = all.iter().map(|seen| first_not_ok(seen)).collect();
