@@ -36,10 +36,10 @@ pub fn has_stepped_back() -> bool {
     SERVICE_RUNTIME.with_borrow(Option::is_some)
 }
 
-/// Lets others go first that want the processor, where the present thread has stepped back. Its rank alone does not see to
-/// that: a thread that is interrupted while it answers a hook waits for its turn again, and the system may give the next
-/// one to the thread that had the least so far, for as long as that computes. So what computes for long calls this between its
-/// pieces, the longest of which is what others may wait for.
+/// Lets others go first that want the processor, where the present thread has stepped back. Its rank alone does not see
+/// to that: a thread that is interrupted while it answers a hook waits for its turn again, and the system may give the
+/// next one to the thread that had the least so far, for as long as that computes. So what computes for long calls this
+/// between its pieces, the longest of which is what others may wait for.
 pub fn give_way() {
     if has_stepped_back() {
         thread::yield_now();
