@@ -225,8 +225,8 @@ impl BulkApi {
         &self,
         app: Data<&Arc<App>>,
         caller: ManagementCaller,
-        /// Whether to try it only: each line is checked as if it were imported, against what is recorded by now and not
-        /// what lines before it say, and nothing is kept.
+        /// Whether to try it only: each line is checked as if it were imported, but may not know of the lines before it,
+        /// and nothing is kept.
         #[oai(name = "dryRun")]
         dry_run: Query<Option<BooleanText>>,
         file: Upload,

@@ -44,7 +44,7 @@ pub struct Item {
 pub struct Import {
     origin: Origin,
     is_dry_run: bool,
-    /// Whether all of the chunk before was new, so that this one is taken to be.
+    /// Whether all of the last chunk that was looked for was new, so that the next one is taken to be.
     expects_new: AtomicBool,
     _permit: OwnedSemaphorePermit,
 }
@@ -96,15 +96,17 @@ impl Service {
             // Most files are new from some line on: what the database knows is not looked for in vain then.
             if expects_new.load(Ordering::Relaxed) {
                 let (first, again) = first_of_each(unsorted);
-                unsorted = self.import_new(database, origin, is_dry_run, first, &mut outcomes).await?;
+                unsorted = self.import_new(database, origin, is_dry_run, first, false, &mut outcomes).await?;
                 unsorted.extend(again);
                 unsorted.sort_by_key(|(place, _)| *place);
             }
             if !unsorted.is_empty() {
                 let count = unsorted.len();
                 let (new, mut rest) = self.sort(database, unsorted, &mut outcomes).await?;
-                expects_new.store(bulk::is_for(database) && new.len() == count, Ordering::Relaxed);
-                rest.extend(self.import_new(database, origin, is_dry_run, new, &mut outcomes).await?);
+                let is_new = new.len() == count;
+                let left = self.import_new(database, origin, is_dry_run, new, true, &mut outcomes).await?;
+                expects_new.store(is_new && left.is_empty(), Ordering::Relaxed);
+                rest.extend(left);
                 // What comes twice comes in its order.
                 rest.sort_by_key(|(place, _)| *place);
                 self.import_rest(database, origin, is_dry_run, rest, &mut outcomes).await?;
@@ -178,15 +180,16 @@ impl Service {
         Ok((new, rest))
     }
 
-    /// Records what is new of a chunk, all at once, and gives back what it did not record: what could not be, were it
-    /// new; all of it where the database does not take it, because it knows some of it or not a scope, or because
-    /// somebody else is at it; and on SQLite.
+    /// Records what is new of a chunk, all at once, and gives back what it did not record: all of it where the database
+    /// does not take it, because it knows some of it or not a scope, or because somebody else is at it, and on SQLite.
+    /// What nothing new may say is refused, if it was looked for; else it is given back, too.
     async fn import_new(
         self: &Arc<Self>,
         database: &Database,
         origin: &Origin,
         is_dry_run: bool,
         new: Placed,
+        was_looked_for: bool,
         outcomes: &mut [Option<Result<Outcome>>],
     ) -> Result<Placed> {
         if !bulk::is_for(database) {
@@ -197,12 +200,14 @@ impl Service {
         let (mut taken, mut left): (Placed, Placed) = (Vec::with_capacity(new.len()), Vec::new());
         for (place, item) in new {
             apart::give_way();
-            if let Ok(subscription) = item.target.clone().recorded(item.state.clone(), now) {
-                rows.push(&subscription);
-                touched.push(Touched::Subject(subscription.subject));
-                taken.push((place, item));
-            } else {
-                left.push((place, item));
+            match item.target.clone().recorded(item.state.clone(), now) {
+                Ok(subscription) => {
+                    rows.push(&subscription);
+                    touched.push(Touched::Subject(subscription.subject));
+                    taken.push((place, item));
+                }
+                Err(error) if was_looked_for => outcomes[place] = Some(Err(error)),
+                Err(_) => left.push((place, item)),
             }
         }
         if taken.is_empty() {
@@ -217,7 +222,10 @@ impl Service {
                 self.commit(bulk::commit(transaction), seqs, touched).await?;
             }
             Err(error) => {
-                tracing::debug!(%error, "a chunk of an import is not all new");
+                match &error {
+                    store::Error::Duplicate(_) | store::Error::Reference(_) => {}
+                    error => tracing::warn!(?error, "a chunk of an import is written line by line"),
+                }
                 bulk::undo(transaction).await;
                 left.extend(taken);
                 return Ok(left);
@@ -239,7 +247,7 @@ impl Service {
         outcomes: &mut [Option<Result<Outcome>>],
     ) -> Result<()> {
         while !rest.is_empty() {
-            // A dry run sees what the lines before have done, in one transaction.
+            // In a dry run each of these sees what those before it have done, in one transaction.
             let count = if is_dry_run { rest.len() } else { rest.len().min(WRITES_AT_ONCE) };
             let later = rest.split_off(count);
             let (places, items): (Vec<usize>, Vec<Item>) = std::mem::replace(&mut rest, later).into_iter().unzip();

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::domain::{external::SourceVersion, subscription::Subscription};
 
-/// It waits for nobody as long as it takes Postgres to look for a deadlock (`deadlock_timeout`, a second by default): of
-/// two that wait for each other's rows it is this one that gives up.
+/// It waits for nobody as long as it takes Postgres to look for a deadlock (`deadlock_timeout`, a second by default):
+/// of two that begin to wait for each other's rows it is this one that gives up.
 const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '500ms'";
 
 const SUBSCRIPTIONS: &str = "
@@ -146,8 +146,9 @@ pub async fn undo(transaction: BulkTransaction) {
 ///
 /// # Errors
 ///
-/// [`Error::Reference`] when a scope is not in the catalogue, [`Error::Duplicate`] when a key or an id is known: then
-/// nothing is recorded, and the transaction is of no use any more.
+/// [`Error::Reference`] when a scope is not in the catalogue, [`Error::Duplicate`] when a key or an id is known,
+/// [`Error::Unavailable`] when somebody holds one of them for too long or the database cannot be asked: then nothing is
+/// recorded, and the transaction is of no use any more.
 pub async fn insert(connection: &mut PgConnection, rows: Rows, recording: Recording<'_>) -> Result<Vec<i64>> {
     let Recording { at, actor, request_id, action } = recording;
     sqlx::query(SUBSCRIPTIONS)

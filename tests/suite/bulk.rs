@@ -102,8 +102,8 @@ on_both! {
     async fn what_is_new_and_what_is_known_may_come_in_any_order(database) {
         let app = database.app().await;
         app.register("email").await;
-        // What is known, said twice or wrong stands in some of the chunks, and one of which all is new before most of them:
-        // then the next one is taken to be so, too.
+        // What is known, said twice or wrong stands in some of the chunks, and one of which all is new before most of
+        // them: then the next one is taken to be so, too.
         let mut lines: Vec<Value> = (0..CHUNK * 15)
             .map(|number| with(line(&number.to_string(), &format!("u{number}")), "sourceVersion", json!(1)))
             .collect();
@@ -130,7 +130,8 @@ on_both! {
         lines[CHUNK * 12 + 10] = newer(CHUNK * 12 + 8, 2);
         lines[CHUNK * 14 + 3] = with(lines[CHUNK * 14 + 3].clone(), "validUntil", json!("2025-01-01T00:00:00Z"));
 
-        let is_wrong = |line: &Value| line["scopes"] != json!(["email"]) || line["validUntil"] == "2025-01-01T00:00:00Z";
+        let is_wrong =
+            |line: &Value| line["scopes"] != json!(["email"]) || line["validUntil"] == "2025-01-01T00:00:00Z";
         let mut kept: BTreeMap<String, &Value> = BTreeMap::new();
         let [mut created, mut changed, mut outdated, mut refused] = [0; 4];
         for line in &lines {
