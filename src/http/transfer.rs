@@ -34,7 +34,7 @@ use crate::{
 /// Lines in a chunk: what a transaction holds for the time that others wait for it. To send the rows of a thousand to the
 /// database keeps a processor for more than a millisecond, in which the system takes it away from nobody; with fewer,
 /// the ways there and back cost more than the rows.
-const CHUNK_LINES: usize = 250;
+pub const CHUNK_LINES: usize = 250;
 /// Bytes of lines in a chunk, beyond which it is passed on.
 const CHUNK_BYTES: usize = 1024 * 1024;
 /// The longest line, in bytes: a hundred scopes, a subject and an external id of the greatest length have a quarter.

@@ -116,8 +116,8 @@ impl Service {
         tokio::time::timeout(BULK_TIMEOUT, importing).await.unwrap_or(Err(Error::TimedOut))
     }
 
-    /// Parts what is new from what may be a change of what is there. What says nothing new is done with here, without
-    /// a lock: a file that is imported again is read as fast as it was imported.
+    /// Parts what is new from what may be a change of what is there. What is said once and is nothing new is done with
+    /// here, without a lock: a file that is imported again is read as fast as it was imported.
     async fn sort(
         &self,
         database: &Database,

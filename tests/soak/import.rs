@@ -15,6 +15,7 @@ use std::{
 use anyhow::Context as _;
 use serde_json::Value;
 use tokio::sync::oneshot;
+use tollgate::http::transfer::CHUNK_LINES as CHUNK;
 
 use crate::{
     client::{Load, SCOPE, Seen, count_not_ok, first_not_ok, times},
@@ -30,8 +31,6 @@ const SOURCE: &str = "import";
 const MEMORY_LIMIT_KB: u64 = 128 * 1024;
 /// Every other one of so many subjects of the hooks has a subscription.
 const SEEDED: u64 = 40_000;
-/// Lines that the service writes in one transaction.
-const CHUNK: u64 = 250;
 /// How long hooks are measured without it.
 const ALONE: Duration = Duration::from_secs(20);
 

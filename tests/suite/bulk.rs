@@ -7,6 +7,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
+use tollgate::http::transfer::CHUNK_LINES as CHUNK;
 
 use crate::support::{
     ADMIN_CREDENTIALS, Answer, App, Backend, ByHand, Options, PATIENCE, eventually, on_both, only_on, path_of,
@@ -16,8 +17,6 @@ const IMPORT: &str = "/v1/subscriptions/import";
 const EXPORT: &str = "/v1/subscriptions/export";
 const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
 const CSV: (&str, &str) = ("content-type", "text/csv");
-/// Lines that are written in one transaction.
-const CHUNK: usize = 250;
 const CHANGES: &str = "SELECT count(*) FROM change WHERE noun = 'subscription'";
 
 fn line(id: &str, user: &str) -> Value {

@@ -31,6 +31,7 @@ mod life;
 mod operations;
 mod outage;
 mod pages;
+mod plan;
 mod process;
 mod proxy;
 mod roles;
