@@ -387,7 +387,10 @@ fn one_noun_has_one_file_name_in_every_layer() {
         "token",
     ];
     let layers: [(&str, &[&str]); 5] = [
-        ("src/domain", &["external", "holdings", "life", "mod", "packed", "period", "scope", "time", "window"]),
+        (
+            "src/domain",
+            &["additional", "external", "holdings", "life", "mod", "packed", "period", "scope", "time", "window"],
+        ),
         ("src/store", &["database", "error", "image", "inspection", "lane", "mod", "schema"]),
         (
             "src/service",
